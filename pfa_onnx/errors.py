@@ -1,0 +1,77 @@
+"""Everything that can go wrong, as one tree.
+
+PfaError                    what is wrong / at: where / fix: one thing to do
+├── UsageError         2    flags that do not go together, names that match nothing
+├── ModelError         2    the model cannot be read, run or written
+├── DataError          2    the calibration data cannot be read or does not fit the model
+├── StatsError         2    a statistics or recipe file is broken or belongs to another model
+├── InternalError      2    a bug in pfa-onnx: nothing was written
+├── TargetError        1    no recipe reaches the target
+└── ProofError         1    the pruned model is not the masked original: nothing was written
+
+The number is the exit code: 1 means "it ran, and the answer is no", 2 means "it could not run".
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PfaError(Exception):
+    """An error with a place and a way out.
+
+    what: what is wrong, with names and numbers, in lower case.
+    at: the node, file or input where it is wrong.
+    fix: one thing to type or do.
+    """
+
+    exit_code: ClassVar[int] = 2
+    title: ClassVar[str] = "error"
+
+    def __init__(self, what: str, *, at: str | None = None, fix: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.at = at
+        self.fix = fix
+
+    def __str__(self) -> str:
+        lines = [f"{self.title}: {self.what}"]
+        if self.at:
+            lines.append(f"  at: {self.at}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)
+
+
+class UsageError(PfaError):
+    """Flags that do not go together, or names that match nothing."""
+
+
+class ModelError(PfaError):
+    """The model cannot be read, run or written."""
+
+
+class DataError(PfaError):
+    """The calibration data cannot be read or does not fit the model."""
+
+
+class StatsError(PfaError):
+    """A statistics or recipe file is broken or belongs to another model."""
+
+
+class InternalError(PfaError):
+    """A bug in pfa-onnx; nothing was written."""
+
+    title = "internal error"
+
+
+class TargetError(PfaError):
+    """No recipe reaches the target."""
+
+    exit_code = 1
+
+
+class ProofError(PfaError):
+    """The pruned model does not compute what the masked original computes; nothing was written."""
+
+    exit_code = 1

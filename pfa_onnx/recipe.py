@@ -1,0 +1,133 @@
+"""The immutable data that both halves share.
+
+`graph` says which channels move together (`Coupling`), `stats` says what the data thinks of them
+(`Wish`), and a `Recipe` is the decision: which channels of every layer stay. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+MethodName = Literal["kl", "energy", "params", "macs", "latency", "uniform"]
+Select = Literal["pfa", "l1", "l2", "random"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model: its name, its shape (None = dynamic) and its numpy dtype."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a channel may not go: what was found, and the node that said so."""
+
+    reason: str
+    node: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node whose output channels PFA measures.
+
+    output: the name of its output tensor, the layer's key everywhere.
+    labels: [C], the removable thing that each channel belongs to; equal labels go together,
+        within this layer and across layers.
+    group: the set of layers that share labels with this one, or None when it stands alone.
+    """
+
+    output: str
+    node: str
+    op: str
+    weight: str
+    labels: Ints
+    group: int | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many output channels the layer has."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Which channels move together, and which may not move: all that the data half needs of the graph.
+
+    frozen: label -> why it must stay. A label that is not in it may go.
+    """
+
+    layers: tuple[Layer, ...]
+    frozen: Mapping[int, tuple[Reason, ...]]
+
+    def layer(self, output: str) -> Layer:
+        """Return the layer with this output tensor."""
+        return next(layer for layer in self.layers if layer.output == output)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How many channels stay, and which.
+
+    tau: the energy (PFA-En). target: the ratio wanted by params, macs or latency. ratio: the share
+    kept by uniform. select: which channels go; seed is for select=random.
+    """
+
+    name: MethodName
+    tau: float | None = None
+    target: float | None = None
+    ratio: float | None = None
+    select: Select = "pfa"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the data would remove, before the graph's constraints put channels back.
+
+    asked: layer output -> how many channels the method alone asks to keep.
+    order: labels, the first to go first; channels are put back from the end.
+    remove: the labels that every layer agrees to lose.
+    """
+
+    asked: Mapping[str, int]
+    order: Ints
+    remove: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The decision: for every layer, by output tensor, the sorted original indices that stay."""
+
+    method: Method
+    keep: Mapping[str, tuple[int, ...]]
+    channels: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model costs: stored parameters, multiply-accumulates of one sample, bytes on disk."""
+
+    params: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The outcome of masked equivalence: the largest error relative to its output's scale."""
+
+    max_relative_error: float
+    samples: int
+    passed: bool
+    outputs: Mapping[str, float] = field(default_factory=dict)
