@@ -1,0 +1,337 @@
+"""What a rule may say about its node.
+
+A rule is one function `rule(c)`: it reads the labels that arrive, declares what is the same, what must
+stay, what is cut along with what, and sets the labels of its outputs. It runs twice, unchanged:
+
+- `trace.Tracer`: over the whole model. "The same" merges labels; nothing has been removed yet.
+- `follow.Follower`: over labels only, with the removed ones gone. "The same" is checked; constants are
+  gathered by the labels that arrive, and sizes written in the graph are rewritten.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from pfa_onnx.graph import movement
+from pfa_onnx.graph.evaluate import evaluate, is_pure
+from pfa_onnx.graph.model import Graph, captured
+from pfa_onnx.graph.movement import Marked
+from pfa_onnx.recipe import Ints
+
+Array = npt.NDArray[Any]
+Use = tuple[int, int]  # (index of the node in execution order, index of its input)
+
+# Shapes and indices computed inside the graph are small; anything larger is data.
+SMALL = 4096
+
+
+@dataclass(frozen=True)
+class Factor:
+    """How a constant operand is cut: its labels, broadcastable to its shape, and what they are to it.
+
+    role: "read" for what a contraction sums over (the proof zeroes these), "made" for the channels a
+    layer produces, "along" for parameters that follow an activation.
+    """
+
+    ids: Ints
+    role: Literal["read", "made", "along"] = "along"
+
+
+class Context(ABC):
+    """One run of all rules over a graph. `node` is the one whose rule is running."""
+
+    def __init__(self, graph: Graph, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.graph = graph
+        self.shapes = shapes
+        self.marks: dict[str, Marked] = {}
+        self.values: dict[str, Array] = {}
+        self.node: ir.Node = graph.nodes[0]
+        self.index = 0
+
+    # --- the run -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Apply every node's rule, in execution order."""
+        from pfa_onnx.graph.ops import rule_for, unknown  # noqa: PLC0415 - the rules are written against this module
+
+        for value in self.graph.model.graph.inputs:
+            if not value.is_initializer():
+                self.source(value)
+        for self.index, self.node in enumerate(self.graph.nodes):
+            if all(self.graph.is_constant(out) for out in self.node.outputs):
+                continue
+            if self._compute():
+                continue
+            self.apply(rule_for(self.node) if self._measured() else unknown)
+            for value in captured(self.node):
+                if str(value.name) in self.marks:
+                    self.freeze(self.marks[str(value.name)].ids, f"is read inside the body of a {self.node.op_type}")
+
+    def apply(self, rule: Callable[[Context], None]) -> None:
+        """Run one rule on the current node."""
+        rule(self)
+
+    def _measured(self) -> bool:
+        """Tell whether every shape around the node is known: sequences and untaken branches have none."""
+        reads = [v for i, v in enumerate(self.node.inputs) if v is not None and i in self.activations()]
+        return all(str(v.name) in self.shapes or v.is_graph_input() for v in (*reads, self.node.outputs[0]))
+
+    def _compute(self) -> bool:
+        """Follow shape arithmetic: values computed from shapes and small constants alone."""
+        node = self.node
+        if node.op_type in {"Shape", "Size"} and node.domain in {"", "ai.onnx"} and node.inputs[0] is not None:
+            self.values[str(node.outputs[0].name)] = self._measure(node, self.shape_of(node.inputs[0]))
+            return True
+        if not is_pure(node) or not node.inputs:
+            return False
+        inputs = [None if v is None else self.known_value(v) for v in node.inputs]
+        if any(found is None and v is not None for found, v in zip(inputs, node.inputs, strict=True)):
+            return False
+        if any(movement.size(self.shapes.get(str(out.name), ())) > SMALL for out in node.outputs):
+            return False
+        for out, result in zip(node.outputs, self.evaluated(inputs), strict=False):
+            self.values[str(out.name)] = result
+        return True
+
+    def evaluated(self, inputs: Sequence[Array | None]) -> list[Array]:
+        """Compute the current node on the host."""
+        return evaluate(self.node, inputs, self.graph.opset)
+
+    def _measure(self, node: ir.Node, shape: tuple[int, ...]) -> Array:
+        if node.op_type == "Size":
+            return np.array(movement.size(shape), dtype=np.int64)
+        end = self.attr("end", None)
+        return np.array(shape[self.attr("start", 0) : end], dtype=np.int64)
+
+    # --- what arrives --------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The node's name, or that of its first output."""
+        return str(self.node.name or self.node.outputs[0].name)
+
+    def attr(self, name: str, default: Any) -> Any:
+        """Return an attribute's value."""
+        attribute = self.node.attributes.get(name)
+        if attribute is None:
+            return default
+        if attribute.type == ir.AttributeType.INTS:
+            return [int(x) for x in attribute.value]
+        return attribute.value
+
+    def input(self, i: int) -> ir.Value | None:
+        """Return input `i`, or None where it is left out."""
+        return self.node.inputs[i] if i < len(self.node.inputs) else None
+
+    def has(self, i: int) -> bool:
+        """Tell whether input `i` is given."""
+        return self.input(i) is not None
+
+    def is_constant(self, i: int) -> bool:
+        """Tell whether input `i` is the same for every sample."""
+        return self.graph.is_constant(self.input(i))
+
+    def known(self, i: int) -> Array | None:
+        """Return the content of input `i` where it is a small constant or computed from shapes alone."""
+        value = self.input(i)
+        return None if value is None else self.known_value(value)
+
+    def known_value(self, value: ir.Value) -> Array | None:
+        """Return the content of a small constant, or of what is computed from shapes alone."""
+        if str(value.name) in self.values:
+            return self.values[str(value.name)]
+        if self.graph.is_constant(value) and movement.size(self.graph.shape_of(value, self.shapes)) <= SMALL:
+            return self.graph.array(value)
+        return None
+
+    def operand_shape(self, i: int) -> tuple[int, ...]:
+        """Return the original shape of input `i`."""
+        value = self.node.inputs[i]
+        assert value is not None
+        if self.graph.is_constant(value):
+            return self.graph.shape_of(value, self.shapes)
+        return self.shapes.get(str(value.name), ())
+
+    def shape_of(self, value: ir.Value) -> tuple[int, ...]:
+        """Return a tensor's shape in this run: what was removed is not counted."""
+        name = str(value.name)
+        if name in self.marks:
+            return self.marks[name].shape
+        if name in self.values:
+            return self.values[name].shape
+        return self.graph.shape_of(value, self.shapes)
+
+    def mark(self, i: int) -> Marked:
+        """Return the labels of activation `i`; one frozen label where nothing is known of it."""
+        value = self.node.inputs[i]
+        assert value is not None
+        name = str(value.name)
+        if name not in self.marks:
+            self.source(value)
+        return self.marks[name]
+
+    def activations(self) -> list[int]:
+        """Return the inputs that change from sample to sample."""
+        return [
+            i
+            for i, v in enumerate(self.node.inputs)
+            if v is not None and not self.graph.is_constant(v) and str(v.name) not in self.values
+        ]
+
+    def out_shape(self, k: int = 0) -> tuple[int, ...]:
+        """Return the original shape of output `k`."""
+        return self.shapes.get(str(self.node.outputs[k].name), ())
+
+    # --- what a rule declares ------------------------------------------------------------------------
+
+    @abstractmethod
+    def same(self, one: Ints, other: Ints) -> None:
+        """Say that labels are the same, position by position."""
+
+    @abstractmethod
+    def freeze(self, ids: Ints, why: str) -> None:
+        """Say that labels must stay; the current node is the one that says so."""
+
+    @abstractmethod
+    def blocks(self, rows: Ints) -> None:
+        """Say that every row of [rows, n] must keep equally many, and at least one."""
+
+    @abstractmethod
+    def born(self, i: int, axis: int) -> Ints:
+        """Return the labels of constant operand `i` along one axis, which nothing that arrives decides."""
+
+    @abstractmethod
+    def grown(self, key: str, count: int) -> Ints:
+        """Return labels for `count` positions that the node itself adds, as Pad does."""
+
+    @abstractmethod
+    def bind(self, i: int, *factors: Factor) -> None:
+        """Say how constant operand `i` is cut."""
+
+    @abstractmethod
+    def layer(self, i: int, made: Ints, axis: int) -> None:
+        """Say that the node is a layer: its weight is operand `i`, its channels lie along output axis `axis`."""
+
+    @abstractmethod
+    def out(self, marked: Marked, k: int = 0) -> None:
+        """Set the labels of output `k`."""
+
+    @abstractmethod
+    def bounds(self, i: int, axis: int, positions: Sequence[int]) -> list[int]:
+        """Return where the cuts of an axis of input `i` lie now; every piece keeps something."""
+
+    @abstractmethod
+    def positions(self, i: int, axis: int, wanted: Ints) -> Ints:
+        """Return where the wanted positions along an axis of input `i` lie now, less the removed ones."""
+
+    @abstractmethod
+    def reshaped(self, i: int, shape: tuple[int, ...]) -> Marked:
+        """Return input `i` reshaped to what was `shape` before anything was removed."""
+
+    @abstractmethod
+    def rewrite(self, i: int, wanted: Array) -> None:
+        """Say that integer operand `i` must now read `wanted`."""
+
+    @abstractmethod
+    def rewrite_attr(self, name: str, wanted: Any) -> None:
+        """Say that an attribute must now be `wanted`."""
+
+    @abstractmethod
+    def insert_input(self, i: int, array: Array) -> None:
+        """Say that input `i`, which is left out, must now be this constant."""
+
+    @abstractmethod
+    def steady(self, i: int) -> None:
+        """Say that the value of operand `i`, computed from shapes, enters the arithmetic: it may not change."""
+
+    @abstractmethod
+    def source(self, value: ir.Value) -> None:
+        """Give a tensor that nothing is known of one frozen label."""
+
+    @abstractmethod
+    def opaque(self, why: str, k: int | None = None) -> None:
+        """Give output `k` (all, when None) one frozen label."""
+
+    # --- phrases made of them ------------------------------------------------------------------------
+
+    def channels(self, x: Marked, axis: int) -> Ints:
+        """Return labels along one axis, [extent], after saying that they do not depend on the other axes."""
+        self.uniform(x, [a for a in x.axes if a != axis])
+        return x.vector(axis)
+
+    def uniform(self, x: Marked, axes: Sequence[int]) -> Ints:
+        """Say that labels do not vary along these axes; returns them with extent 1 there."""
+        first = x.ids
+        for axis in axes:
+            first = np.take(first, [0], axis=axis)
+        if axes:
+            self.same(x.ids, first)
+        return first
+
+    def freeze_along(self, x: Marked, axes: Sequence[int], why: str) -> None:
+        """Freeze the labels of a tensor if they vary along any of the axes."""
+        if any(x.varies(axis) for axis in axes):
+            self.freeze(x.ids, why)
+
+    def vector_out(self, labels: Ints, axis: int, k: int = 0) -> None:
+        """Set output `k`: labels vary along one axis, [extent]; all other extents are the original ones."""
+        shape = self.out_shape(k)
+        if not shape:
+            self.opaque("has an output of unknown shape", k)
+            return
+        axis %= len(shape)
+        extents = (*shape[:axis], len(labels), *shape[axis + 1 :])
+        self.out(Marked(movement.along(labels, axis, len(shape)), extents, (axis,)), k)
+
+    def follow(self, i: int, x: Marked) -> None:
+        """Let constant operand `i` be cut along with an activation that it is broadcast against.
+
+        Where it has one entry for several positions, these positions go together.
+        """
+        shape = self.operand_shape(i)
+        lifted = movement.lift(x, max(x.rank, len(shape)))
+        missing = lifted.rank - len(shape)
+        padded = (1,) * missing + tuple(shape)
+        if all(padded[a] == 1 for a in lifted.axes):
+            return
+        ids = self.uniform(lifted, [a for a in lifted.axes if padded[a] == 1])
+        self.bind(i, Factor(ids.reshape(ids.shape[missing:])))
+
+    def join(self, marks: Sequence[Marked]) -> Marked:
+        """Return the labels of an element-wise result: aligned labels are the same.
+
+        Where one operand is stretched along an axis, it has no say there.
+        """
+        rank = max(x.rank for x in marks)
+        result, *others = [movement.lift(x, rank) for x in marks]
+        for other in others:
+            result = self._joined(result, other)
+        return result
+
+    def _joined(self, one: Marked, other: Marked) -> Marked:
+        stretched = [[a for a in x.axes if self._is_stretched(y, a)] for x, y in ((one, other), (other, one))]
+        shape = movement.broadcast_shape([one.shape, other.shape])
+        if stretched[1] and not stretched[0]:
+            one, other, stretched = other, one, stretched[::-1]
+        alone = tuple(stretched[0]) == one.axes
+        if stretched[1] or (stretched[0] and alone and other.axes):
+            # an outer product: a position would carry two labels, so only one of the two may go
+            self.freeze(other.ids, "is combined with other channels in an outer product")
+            return Marked(one.ids, shape, one.axes)
+        if stretched[0] and alone:
+            return Marked(one.ids, shape, one.axes)
+        self.same(self.uniform(one, stretched[0]), other.ids)
+        axes = tuple(sorted({*one.axes, *other.axes}))
+        return Marked(one.ids if stretched[0] else np.broadcast_arrays(one.ids, other.ids)[0], shape, axes)
+
+    @staticmethod
+    def _is_stretched(x: Marked, axis: int) -> bool:
+        """Tell whether an operand has one position along an axis and none of its labels vary there."""
+        return x.shape[axis] == 1 and not x.varies(axis)

@@ -1,0 +1,85 @@
+"""What a model costs, as papers count: parameters stored, and multiply-accumulates of Conv, Gemm and MatMul.
+
+Parameters are the elements of all constants of rank 1 and more that hold weights (floats, or quantized integers
+that are dequantized), each stored once; running statistics of BatchNormalization are no parameters. One
+multiply-accumulate is one multiplication and one addition; a bias, a norm and an activation cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import onnx_ir as ir
+
+from pfa_onnx.graph.model import Graph
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_WEIGHT_TYPES = {
+    ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8,
+    ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2,
+}  # fmt: skip
+
+
+def parameters(graph: Graph) -> int:
+    """Count the parameters of a model, without reading its weights."""
+    return sum(prod(shape) for shape in weights(graph).values())
+
+
+def weights(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every constant that holds parameters, by name."""
+    statistics = {
+        id(value)
+        for node in graph.nodes
+        if node.op_type == "BatchNormalization"
+        for value in map(_behind_identities, node.inputs[3:5])
+        if value is not None
+    }
+    found: dict[str, tuple[int, ...]] = {}
+    for value in graph.model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype in _WEIGHT_TYPES and id(value) not in statistics and len(tensor.shape):
+            found[str(value.name)] = tuple(int(n) for n in tensor.shape)
+    for node in graph.nodes:
+        if node.op_type == "Constant" and "value" in node.attributes and id(node.outputs[0]) not in statistics:
+            tensor = node.attributes["value"].value
+            if tensor.dtype in _WEIGHT_TYPES and len(tensor.shape):
+                found[str(node.outputs[0].name)] = tuple(int(n) for n in tensor.shape)
+    return found
+
+
+def _behind_identities(value: ir.Value | None) -> ir.Value | None:
+    while value is not None and value.producer() is not None and value.producer().op_type == "Identity":  # type: ignore[union-attr]
+        value = value.producer().inputs[0]  # type: ignore[union-attr]
+    return value
+
+
+def macs(graph: Graph, shapes: Shapes, samples: int = 1) -> int:
+    """Count the multiply-accumulates of one sample; `shapes` are those of a run on `samples` samples."""
+    return sum(node_macs(graph, node, shapes) for node in graph.nodes) // max(samples, 1)
+
+
+def node_macs(graph: Graph, node: ir.Node, shapes: Shapes) -> int:
+    """Count the multiply-accumulates of one node; 0 for operators that papers do not count."""
+    if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} or all(graph.is_constant(v) for v in node.outputs):
+        return 0
+    x, w = (_shape(graph, v, shapes) for v in node.inputs[:2])
+    out = shapes.get(str(node.outputs[0].name))
+    if x is None or w is None or out is None:
+        return 0
+    if node.op_type == "Conv":  # every output position sums over one filter
+        return prod(out) * prod(w[1:])
+    if node.op_type == "ConvTranspose":  # every input position is spread over one filter
+        return prod(x) * prod(w[1:])
+    if node.op_type == "Gemm":
+        flipped = "transA" in node.attributes and node.attributes["transA"].value
+        return prod(out) * x[0 if flipped else 1]
+    return prod(out) * x[-1]
+
+
+def _shape(graph: Graph, value: ir.Value | None, shapes: Shapes) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    known = shapes.get(str(value.name))
+    return known if known is not None or not graph.is_constant(value) else graph.shape_of(value, dict(shapes))

@@ -1,0 +1,320 @@
+"""The second run, on labels only, with the removed ones gone: what the cut model looks like.
+
+Every constant is gathered by the labels that arrive, in the order in which they arrive; every size written
+in the graph is rewritten. Where that is impossible, `Stuck` says at which node, and nothing is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from pfa_onnx.graph import movement
+from pfa_onnx.graph.context import Array, Context, Factor, Use
+from pfa_onnx.graph.labels import match, varying
+from pfa_onnx.graph.movement import Marked
+from pfa_onnx.graph.origin import Origins
+from pfa_onnx.graph.trace import Trace
+from pfa_onnx.recipe import Ints
+
+Mask = npt.NDArray[np.bool_]
+
+
+class Stuck(Exception):  # noqa: N818 - not an error: the plan is made again without these labels
+    """A node cannot follow a cut.
+
+    index: the node, in execution order. why: in words. ids: the labels it reads.
+    """
+
+    def __init__(self, index: int, why: str, ids: Ints) -> None:
+        super().__init__(why)
+        self.index = index
+        self.why = why
+        self.ids = ids
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Take positions of a constant, axes by axes: [(axes, flat positions over them, new extents)]."""
+
+    steps: tuple[tuple[tuple[int, ...], Ints, tuple[int, ...]], ...]
+
+
+@dataclass
+class Edits:
+    """All changes to the graph: what the cut applies, and nothing else."""
+
+    gathers: dict[Use, Gather] = field(default_factory=dict)
+    replaced: dict[Use, Array] = field(default_factory=dict)
+    attributes: dict[tuple[int, str], Any] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    reads: dict[Use, tuple[tuple[tuple[int, ...], Mask], ...]] = field(default_factory=dict)
+
+
+class Follower(Context):
+    """One run with removed labels. keep: [labels], True for those that stay."""
+
+    def __init__(self, trace: Trace, keep: Mask) -> None:
+        super().__init__(trace.graph, dict(trace.shapes))
+        self.trace = trace
+        self.keep = keep
+        self.edits = Edits()
+        self._origins = Origins(self)
+
+    def run(self) -> None:
+        """Follow the cut; raises Stuck."""
+        super().run()
+        for name, marked in self.marks.items():
+            if marked.shape != self.trace.marks[name].shape:
+                self.edits.shapes[name] = marked.shape
+
+    def apply(self, rule: Callable[[Context], None]) -> None:
+        """Run one rule; arrays that no longer fit each other mean that the node cannot follow."""
+        try:
+            rule(self)
+        except (ValueError, IndexError) as error:
+            raise self.stuck(f"cannot follow: {error}") from error
+
+    def stuck(self, why: str) -> Stuck:
+        """Return the exception that says the current node cannot follow, with all labels that it reads."""
+        read = [self.trace.marks[str(v.name)].ids.ravel() for v in self.node.inputs if v is not None and str(v.name) in self.trace.marks]
+        bound = [f.ids.ravel() for (index, _), fs in self.trace.binds.items() if index == self.index for f in fs]
+        return Stuck(self.index, why, np.unique(np.concatenate([*read, *bound, np.empty(0, np.int64)])))
+
+    def evaluated(self, inputs: Sequence[Array | None]) -> list[Array]:
+        """Reuse what the first run computed where nothing changed."""
+        before = [self.trace.values.get(str(out.name)) for out in self.node.outputs]
+        same = all(
+            v is None or str(v.name) not in self.values or np.array_equal(self.values[str(v.name)], self.trace.values[str(v.name)])
+            for v in self.node.inputs
+        )
+        return [b for b in before if b is not None] if same and all(b is not None for b in before) else super().evaluated(inputs)
+
+    # --- what a rule declares ------------------------------------------------------------------------
+
+    def same(self, one: Ints, other: Ints) -> None:
+        try:
+            equal = bool((one == other).all())
+        except ValueError:
+            equal = False
+        if not equal:
+            raise self.stuck("reads channels that no longer line up")
+
+    def freeze(self, ids: Ints, why: str) -> None:
+        """Frozen labels were never removed."""
+
+    def blocks(self, rows: Ints) -> None:
+        """Balance was established before the cut."""
+
+    def born(self, i: int, axis: int) -> Ints:
+        return self._kept(self.trace.births[self.index, i, axis])
+
+    def grown(self, key: str, count: int) -> Ints:
+        return self._kept(self.trace.births[self.index, key])
+
+    def _kept(self, ids: Ints) -> Ints:
+        return ids[self.keep[ids]]
+
+    def bind(self, i: int, *factors: Factor) -> None:
+        steps = []
+        shape = list(self.operand_shape(i))
+        current = [f.ids for f in self.trace.binds[self.index, i]]
+        for k, new in enumerate(factors):
+            old = current[k]
+            axes = varying(self.trace.binds[self.index, i][k].ids)
+            if not axes:
+                continue
+            extents = tuple(new.ids.shape[a] for a in axes)
+            at = self._positions_of(old, new.ids, axes)
+            if at is None:
+                continue
+            steps.append((axes, at, extents))
+            current = [_gathered(ids, axes, at, extents, shape) for ids in current]
+            for a, n in zip(axes, extents, strict=True):
+                shape[a] = n
+        if steps:
+            self.edits.gathers[self.index, i] = Gather(tuple(steps))
+        self._note_reads(i)
+
+    def _positions_of(self, old: Ints, new: Ints, axes: tuple[int, ...]) -> Ints | None:
+        """Return where the arriving labels lie in the constant; None where nothing changes."""
+        if old.shape == new.shape and bool((old == new).all()):
+            return None
+        at = match(old, new)
+        if at is None or len(at) != int(self.keep[old].sum()):
+            raise self.stuck("holds constants for channels that no longer line up")
+        last = axes[-1]
+        if len(axes) > 1 and all(old.shape[a] == new.shape[a] for a in axes[:-1]):
+            rows = np.repeat(np.arange(old.size // old.shape[last]), new.shape[last])
+            if not np.array_equal(at // old.shape[last], rows):
+                raise self.stuck("reads channels that left their block")
+        return at
+
+    def _note_reads(self, i: int) -> None:
+        gone = []
+        for factor in self.trace.binds[self.index, i]:
+            axes = varying(factor.ids)
+            if factor.role == "read" and axes and not self.keep[factor.ids].all():
+                gone.append((axes, ~self.keep[factor.ids]))
+        if gone:
+            self.edits.reads[self.index, i] = tuple(gone)
+
+    def layer(self, i: int, made: Ints, axis: int) -> None:
+        """Layers were found by the first run."""
+
+    def out(self, marked: Marked, k: int = 0) -> None:
+        if k >= len(self.node.outputs):
+            return
+        name = str(self.node.outputs[k].name)
+        old = self.trace.marks[name]
+        ids = marked.ids
+        # the two runs write labels out along the same axes
+        for axis in range(old.rank):
+            if not old.varies(axis) and ids.shape[axis] > 1:
+                first = np.take(ids, [0], axis=axis)
+                self.same(ids, first)
+                ids = first
+            elif old.varies(axis) and ids.shape[axis] == 1:
+                ids = np.repeat(ids, marked.shape[axis], axis=axis)
+        shape = tuple(n if old.varies(a) else old.shape[a] for a, n in enumerate(ids.shape))
+        self.marks[name] = Marked(ids, shape, old.axes)
+
+    def bounds(self, i: int, axis: int, positions: Sequence[int]) -> list[int]:
+        old, new = self._before(i), self.mark(i)
+        if not old.varies(axis):
+            return list(positions)
+        kept = self.keep[np.moveaxis(old.ids, axis, -1)].reshape(-1, old.shape[axis])
+        kept = kept[kept.any(axis=1)]
+        total = np.concatenate([np.zeros((len(kept), 1), np.int64), np.cumsum(kept, axis=1)], axis=1)[:, list(positions)]
+        if len(total) == 0 or (total != total[0]).any():
+            raise self.stuck("cuts its channels into pieces that no longer have one size")
+        moved = [int(n) for n in total[0]]
+        before, after = np.moveaxis(old.ids, axis, -1), np.moveaxis(new.ids, axis, -1)
+        for k in range(len(positions) - 1):
+            was = before[..., positions[k] : positions[k + 1]].ravel()
+            now = after[..., moved[k] : moved[k + 1]].ravel()
+            if not np.array_equal(np.sort(was[self.keep[was]]), np.sort(now)):
+                raise self.stuck("cuts its channels where they no longer lie")
+        return moved
+
+    def positions(self, i: int, axis: int, wanted: Ints) -> Ints:
+        old, new = self._before(i), self.mark(i)
+        if not old.varies(axis) or (new.shape == old.shape and np.array_equal(old.ids, new.ids)):
+            return wanted
+        before = np.moveaxis(old.full([axis]), axis, -1).reshape(-1, old.shape[axis])
+        after = np.moveaxis(new.full([axis]), axis, -1).reshape(-1, new.shape[axis])
+        if new.shape[axis] == old.shape[axis]:
+            return wanted  # another axis shrank
+        found: Ints | None = None
+        for was, now in zip(before, after, strict=False):
+            at = match(was, now)
+            if len(before) != len(after) or at is None:
+                raise self.stuck("picks channels where they no longer lie")
+            place = np.full(len(was), -1, dtype=np.int64)
+            place[at] = np.arange(len(at))
+            picked = place[wanted]
+            if found is not None and not np.array_equal(found, picked):
+                raise self.stuck("picks other channels in every block")
+            found = picked
+        assert found is not None
+        if found.ndim == 0:
+            if found < 0:
+                raise self.stuck("picks one channel that is gone")
+            return found
+        if found.ndim > 1 and (found < 0).any():
+            raise self.stuck("picks channels in a pattern that does not shrink")
+        return found[found >= 0]
+
+    def _before(self, i: int) -> Marked:
+        value = self.node.inputs[i]
+        assert value is not None
+        return self.trace.marks[str(value.name)]
+
+    def reshaped(self, i: int, shape: tuple[int, ...]) -> Marked:
+        old, new = self._before(i), self.mark(i)
+        if old.shape == new.shape:
+            return movement.reshape(new, shape)
+        wanted = list(shape)
+        result = self.trace.marks[str(self.node.outputs[0].name)]
+        for left, right in movement.regroup(old.shape, shape):
+            now = prod(new.shape[a] for a in left)
+            if now == prod(old.shape[a] for a in left):
+                continue
+            shrinking = [a for a in right if result.varies(a)]
+            if not shrinking:
+                raise self.stuck("merges channels that no longer line up")
+            axis = shrinking[-1]
+            rest = prod(shape[a] for a in right if a != axis)
+            if now % rest:
+                raise self.stuck("splits its channels into blocks that are no longer equal")
+            wanted[axis] = now // rest
+        moved = movement.reshape(new, tuple(wanted))
+        return moved
+
+    def rewrite(self, i: int, wanted: Array) -> None:
+        value = self.node.inputs[i]
+        assert value is not None
+        now = self.known(i)
+        if now is not None and now.shape == wanted.shape and np.array_equal(now, wanted):
+            return
+        if self.graph.is_constant(value):
+            self.edits.replaced[self.index, i] = wanted.astype(self.graph.array(value).dtype)
+        else:
+            self._origins.rewrite(i, wanted)
+
+    def rewrite_attr(self, name: str, wanted: Any) -> None:
+        if self.attr(name, None) != wanted:
+            self.edits.attributes[self.index, name] = wanted
+
+    def insert_input(self, i: int, array: Array) -> None:
+        self.edits.replaced[self.index, i] = array
+
+    def steady(self, i: int) -> None:
+        value = self.node.inputs[i]
+        assert value is not None
+        name = str(value.name)
+        if name not in self.values or np.array_equal(self.values[name], self.trace.values[name]):
+            return
+        if not self._origins.fixed(value):
+            raise self.stuck("computes with a size that the cut changes")
+        # a size of channels that entered the arithmetic, like the square root of a head's width: it keeps
+        # its old value, or the model would compute something else
+        self.edits.replaced[self.index, i] = self.trace.values[name]
+
+    def source(self, value: ir.Value) -> None:
+        self.marks[str(value.name)] = self.trace.marks[str(value.name)]
+
+    def opaque(self, why: str, k: int | None = None) -> None:
+        for value in self.node.outputs if k is None else [self.node.outputs[k]]:
+            self.source(value)
+
+
+def _gathered(ids: Ints, axes: tuple[int, ...], at: Ints, extents: tuple[int, ...], shape: Sequence[int]) -> Ints:
+    """Apply one step of a gather to another factor of the same constant."""
+    if not any(ids.shape[a] > 1 for a in axes):
+        return ids
+    full = np.broadcast_to(ids, tuple(shape[a] if a in axes else n for a, n in enumerate(ids.shape)))
+    return gather_step(full, axes, at, extents)
+
+
+def gather_step(array: Array, axes: tuple[int, ...], at: Ints, extents: tuple[int, ...]) -> Array:
+    """Take flat positions `at` over `axes` of an array; these axes then have the given extents."""
+    if len(axes) == 1:
+        return np.take(array, at, axis=axes[0])
+    front = np.moveaxis(array, axes, range(len(axes)))
+    flat = front.reshape(-1, *front.shape[len(axes) :])
+    taken = flat[at].reshape(*extents, *front.shape[len(axes) :])
+    return np.moveaxis(taken, range(len(axes)), axes)
+
+
+def follow(trace: Trace, keep: Mask) -> Edits:
+    """Return the edits that remove the labels not kept. keep: [labels]. Raises Stuck."""
+    follower = Follower(trace, keep)
+    follower.run()
+    return follower.edits

@@ -1,0 +1,221 @@
+"""Reading and writing ONNX files: the only place that knows how a model lies on disk.
+
+A `Graph` is a model that was read, in an order that can be executed, with the values that never
+change (initializers, Constant nodes, and everything computed from them alone) told apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from pfa_onnx.errors import ModelError
+from pfa_onnx.graph.evaluate import evaluate, is_pure
+from pfa_onnx.graph.external import check_external
+from pfa_onnx.recipe import InputSpec
+
+Array = npt.NDArray[Any]
+
+# Protobuf cannot hold more than 2 GiB; a little room is left for the graph around the weights.
+EMBED_LIMIT = 1_900_000_000
+
+
+@dataclass
+class Graph:
+    """A model in memory. Weights stay lazy: an external tensor is mapped, not read."""
+
+    model: ir.Model
+    path: Path | None
+    sha256: str
+    nodes: list[ir.Node] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.nodes = _executable_order(self.model.graph)
+        self._folded: dict[str, Array] = {}
+
+    @property
+    def opset(self) -> int:
+        """The version of the default operator set."""
+        return self.model.opset_imports.get("", 1)
+
+    @property
+    def directory(self) -> Path | None:
+        """The folder that external data is read from."""
+        return self.path.parent if self.path else None
+
+    @cached_property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The inputs a caller must feed: files of IR < 4 list their initializers too, which are left out."""
+        return tuple(_spec(value) for value in self.model.graph.inputs if not value.is_initializer())
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the graph's outputs."""
+        return tuple(str(value.name) for value in self.model.graph.outputs)
+
+    @cached_property
+    def constants(self) -> dict[str, ir.Value]:
+        """Every value that is the same for every input, by name."""
+        found = {str(v.name): v for v in self.model.graph.initializers.values()}
+        for node in self.nodes:
+            if is_pure(node) and all(v is None or v.name in found for v in node.inputs):
+                found.update({str(v.name): v for v in node.outputs})
+        return found
+
+    def is_constant(self, value: ir.Value | None) -> bool:
+        """Tell whether a value is the same for every input."""
+        return value is not None and str(value.name) in self.constants
+
+    def array(self, value: ir.Value) -> Array:
+        """Return the content of a constant, folding what computes it.
+
+        Raises ModelError when the data behind it cannot be read.
+        """
+        name = str(value.name)
+        if name in self._folded:
+            return self._folded[name]
+        node = value.producer()
+        if node is None:
+            return read_tensor(value)
+        if node.op_type == "Constant":
+            return constant_of(node)
+        outputs = evaluate(node, [None if v is None else self.array(v) for v in node.inputs], self.opset)
+        for out, result in zip(node.outputs, outputs, strict=False):
+            self._folded[str(out.name)] = result
+        return self._folded[name]
+
+    def shape_of(self, value: ir.Value, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+        """Return a constant's shape without reading its data where that is possible."""
+        tensor = value.const_value
+        if tensor is not None:
+            return tuple(int(d) for d in tensor.shape)
+        known = shapes.get(str(value.name))
+        return known if known is not None else self.array(value).shape
+
+    def uses(self, value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+        """Yield (node, input index) of every reader in the main graph, in execution order."""
+        for node in self.nodes:
+            for index, read in enumerate(node.inputs):
+                if read is value:
+                    yield node, index
+
+
+def load(path: Path) -> Graph:
+    """Read a model.
+
+    Raises ModelError when the file is missing, broken, empty, or points outside its folder.
+    """
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelError(
+            f"cannot read the model: {error.strerror or error}", at=str(path), fix="check the path"
+        ) from None
+    try:
+        model = ir.load(path)
+    except Exception as error:  # noqa: BLE001 - a broken file breaks protobuf or onnx-ir in many ways
+        raise _not_onnx(path, error) from None
+    if len(model.graph) == 0 or not model.graph.outputs:
+        raise _not_onnx(path, None)
+    check_external(model, path.parent)
+    if model.functions:
+        from onnx_ir.passes.common import InlinePass  # noqa: PLC0415 - only models with functions pay for it
+
+        model = InlinePass()(model).model
+    return Graph(model, path, digest)
+
+
+def read_tensor(value: ir.Value) -> Array:
+    """Return the content of an initializer."""
+    tensor = value.const_value
+    if tensor is None:
+        raise ModelError("an initializer has no data", at=str(value.name), fix="export the model again")
+    try:
+        return np.asarray(tensor.numpy())
+    except Exception as error:
+        raise ModelError(
+            f"cannot read a weight: {error}", at=str(value.name), fix="put the external data file beside the model"
+        ) from None
+
+
+def constant_of(node: ir.Node) -> Array:
+    """Return the content of a Constant node, whichever attribute carries it."""
+    for attribute in node.attributes.values():
+        content = attribute.value
+        if attribute.name == "value":
+            return np.asarray(content.numpy())
+        if attribute.name in {"value_int", "value_ints"}:
+            return np.asarray(content, dtype=np.int64)
+        if attribute.name in {"value_float", "value_floats"}:
+            return np.asarray(content, dtype=np.float32)
+        if attribute.name in {"value_string", "value_strings"}:
+            return np.asarray(content, dtype=object)
+    raise ModelError("a Constant node has no value", at=str(node.name), fix="export the model again")
+
+
+def _executable_order(graph: ir.Graph) -> list[ir.Node]:
+    """Return the nodes so that producers come before readers; the file's own order where it is one."""
+    waiting = list(graph)
+    known = {value.name for value in graph.inputs} | set(graph.initializers)
+    made = {out.name for node in waiting for out in node.outputs}
+    order: list[ir.Node] = []
+    while waiting:
+        later = []
+        for node in waiting:
+            if all(name in known or name not in made for name in _reads(node)):
+                order.append(node)
+                known.update(out.name for out in node.outputs)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            raise ModelError("the graph has a cycle", at=str(later[0].name), fix="export the model again")
+        waiting = later
+    return order
+
+
+def _reads(node: ir.Node) -> set[str | None]:
+    """Return the names a node reads, those its subgraphs take from outside included."""
+    names = {value.name for value in node.inputs if value is not None}
+    for value in captured(node):
+        names.add(value.name)
+    return names
+
+
+def captured(node: ir.Node) -> list[ir.Value]:
+    """Return the outer values that a node's subgraphs read."""
+    found: list[ir.Value] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            bodies = [attribute.value]
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            bodies = list(attribute.value)
+        else:
+            continue
+        for body in bodies:
+            inner = [*body.all_nodes()]
+            local = {id(v) for n in inner for v in n.outputs} | {id(v) for v in body.inputs}
+            local |= {id(v) for v in body.initializers.values()}
+            reads = [v for n in inner for v in n.inputs if v is not None] + list(body.outputs)
+            found += [v for v in reads if id(v) not in local and v.graph is not body]
+    return found
+
+
+def _spec(value: ir.Value) -> InputSpec:
+    dims = tuple(d if isinstance(d, int) else None for d in value.shape) if value.shape is not None else ()
+    dtype = np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32)
+    return InputSpec(str(value.name), dims, dtype)
+
+
+def _not_onnx(path: Path, error: Exception | None) -> ModelError:
+    cause = f" ({str(error).splitlines()[0][:120]})" if error is not None and str(error) else ""
+    return ModelError(
+        f"this is not a complete ONNX model{cause}", at=str(path), fix="check that the file was fully written or copied"
+    )

@@ -1,0 +1,59 @@
+"""One rule per operator family.
+
+Adding an operator is one function here and one row in the table test. An operator without a rule freezes what
+it reads: nothing is ever assumed to be element-wise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+import onnx_ir as ir
+
+from pfa_onnx.graph.context import Context
+
+Rule = Callable[[Context], None]
+
+RULES: dict[tuple[str, str], Rule] = {}
+
+_FAMILIES = ("contraction", "elementwise", "indexing", "joining", "normalization", "pooling", "reduction", "reshaping")
+
+
+def rule(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:
+    """Register a rule for these operators of a domain."""
+
+    def register(function: Rule) -> Rule:
+        for operator in operators:
+            RULES[domain, operator] = function
+        return function
+
+    return register
+
+
+def rule_for(node: ir.Node) -> Rule:
+    """Return the rule of a node's operator; `unknown` where there is none."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return RULES.get((domain, node.op_type), unknown)
+
+
+def unknown(c: Context) -> None:
+    """Freeze what an operator without a rule reads; what it makes carries no channels."""
+    freeze_inputs(c, f"is read by {c.node.op_type}, which has no rule")
+    c.opaque(f"is made by {c.node.op_type}, which has no rule")
+
+
+def refuse_inputs(c: Context, how: str) -> None:
+    """Freeze what the current node reads, and what it makes, saying how the node uses it."""
+    freeze_inputs(c, f"is read by {c.node.op_type} {how}")
+    c.opaque(f"is made by {c.node.op_type} {how}")
+
+
+def freeze_inputs(c: Context, why: str) -> None:
+    """Freeze everything that the current node reads."""
+    for i in c.activations():
+        c.freeze(c.mark(i).ids, why)
+
+
+for _family in _FAMILIES:
+    import_module(f"{__name__}.{_family}")

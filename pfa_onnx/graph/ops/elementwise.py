@@ -1,0 +1,59 @@
+"""Element-wise operators: aligned labels are the same, constant operands follow the activation."""
+
+from __future__ import annotations
+
+from pfa_onnx.graph import movement
+from pfa_onnx.graph.context import Context
+from pfa_onnx.graph.movement import Marked
+from pfa_onnx.graph.ops import refuse_inputs, rule
+
+# fmt: off
+_UNARY = (
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Cos", "Cosh",
+    "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu",
+    "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh",
+    "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+)
+_BROADCAST = (
+    "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual",
+    "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
+)
+# fmt: on
+
+
+@rule(*_UNARY)
+def unary(c: Context) -> None:
+    """Labels pass through."""
+    c.out(c.mark(0))
+
+
+@rule(*_BROADCAST)
+def broadcast(c: Context) -> None:
+    """Align as numpy does."""
+    if c.attr("axis", None) is not None:
+        refuse_inputs(c, "with an explicit broadcast axis (opset 6 or older)")
+        return
+    changing = c.activations()
+    if not changing:
+        c.opaque("is computed from shapes")
+        return
+    joined = c.join([c.mark(i) for i in changing])
+    whole = c.out_shape()
+    joined = movement.lift(joined, len(whole))
+    own = movement.broadcast_shape([(1,) * len(whole), *[c.operand_shape(i) for i in changing]])
+    # a constant may stretch the activations along axes where they have a single position
+    shape = tuple(n if original != 1 else wide for n, original, wide in zip(joined.shape, own, whole, strict=True))
+    result = Marked(joined.ids, shape, joined.axes)
+    for i in range(len(c.node.inputs)):
+        if c.is_constant(i):
+            c.follow(i, result)
+        elif i not in changing:
+            c.steady(i)
+    c.out(result)
+
+
+@rule("Clip", "Dropout")
+def bounded(c: Context) -> None:
+    """Labels pass through; the limits, the ratio and the mode are scalars."""
+    for k in range(len(c.node.outputs)):
+        c.out(c.mark(0), k)

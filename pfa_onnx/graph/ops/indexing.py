@@ -1,0 +1,160 @@
+"""Operators that choose: Slice, Gather, Pad."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pfa_onnx.graph import movement
+from pfa_onnx.graph.context import Context, Factor
+from pfa_onnx.graph.movement import Marked, along
+from pfa_onnx.graph.ops import refuse_inputs, rule, unknown
+from pfa_onnx.recipe import Ints
+
+
+@rule("Slice")
+def slice_(c: Context) -> None:
+    """Starts, ends, axes, steps: attributes at first, inputs since opset 10."""
+    fields = [_field(c, name, k + 1) for k, name in enumerate(("starts", "ends", "axes", "steps"))]
+    starts, ends, axes, steps = fields
+    x = c.mark(0)
+    if starts is None or ends is None or (c.has(3) and axes is None) or (c.has(4) and steps is None):
+        unknown(c)
+        return
+    listed = [int(a) % x.rank for a in axes] if axes is not None else list(range(len(starts)))
+    by = [int(s) for s in steps] if steps is not None else [1] * len(starts)
+    new_starts, new_ends = starts.copy(), ends.copy()
+    result = x
+    before = c.operand_shape(0)
+    for k, axis in enumerate(listed):
+        start, end, step = slice(int(starts[k]), int(ends[k]), by[k]).indices(before[axis])
+        if not x.varies(axis):
+            count = len(range(start, end, step))
+            result = Marked(result.ids, (*result.shape[:axis], count, *result.shape[axis + 1 :]), result.axes)
+        elif step == 1:
+            end = max(start, end)
+            _, first, last, _ = c.bounds(0, axis, [0, start, end, before[axis]])
+            new_starts[k] = _restated(starts[k], start, first, before[axis], x.shape[axis])
+            new_ends[k] = _restated(ends[k], end, last, before[axis], x.shape[axis])
+            result = movement.take(result, axis, np.arange(first, last))
+        else:
+            result = _strided(c, result, axis, range(start, end, step))
+    _restate(c, ("starts", 1, starts, new_starts), ("ends", 2, ends, new_ends))
+    c.out(result)
+
+
+def _field(c: Context, name: str, i: int) -> Ints | None:
+    """Return a field of Slice wherever it is written."""
+    if c.has(i):
+        known = c.known(i)
+        return None if known is None else np.asarray(known, dtype=np.int64).ravel()
+    attribute = c.attr(name, None)
+    return None if attribute is None else np.asarray(attribute, dtype=np.int64)
+
+
+def _restated(written: np.int64, was: int, now: int, extent: int, extent_now: int) -> int:
+    """Return a bound in the style in which it was written: from the end, or beyond the end, stays so."""
+    if written < 0:
+        return now - extent_now if now < extent_now else int(written)
+    return int(written) if written >= extent else now
+
+
+def _strided(c: Context, x: Marked, axis: int, chosen: range) -> Marked:
+    """A stride keeps its meaning only where whole strides leave: such channels stay."""
+    c.freeze(x.ids, f"is sliced with step {chosen.step} along its channels")
+    return movement.take(x, axis, np.array(list(chosen), dtype=np.int64))
+
+
+def _restate(c: Context, *fields: tuple[str, int, Ints, Ints]) -> None:
+    for name, i, was, now in fields:
+        if c.has(i):
+            c.rewrite(i, now)
+        elif not np.array_equal(was, now):
+            c.rewrite_attr(name, now.tolist())
+
+
+@rule("Gather")
+def gather(c: Context) -> None:
+    """From an activation by constant indices: channels are picked. From a constant by data: an embedding."""
+    if c.is_constant(0):
+        _embedding(c)
+        return
+    x, indices = c.mark(0), c.known(1)
+    axis = int(c.attr("axis", 0)) % x.rank
+    if indices is None:
+        if x.varies(axis):
+            refuse_inputs(c, "by indices computed from data")
+        else:
+            _gather_by_data(c, x, axis)
+        return
+    before = c.operand_shape(0)
+    wanted = np.where(indices < 0, indices + before[axis], indices).astype(np.int64)
+    now = c.positions(0, axis, wanted)
+    if not np.array_equal(now, wanted):
+        c.rewrite(1, now)
+    c.out(movement.take(x, axis, now))
+
+
+def _gather_by_data(c: Context, x: Marked, axis: int) -> None:
+    indices = c.operand_shape(1)
+    more = len(indices) - 1
+    extents = (*x.shape[:axis], *indices, *x.shape[axis + 1 :])
+    ids_shape = (*x.ids.shape[:axis], *(1,) * len(indices), *x.ids.shape[axis + 1 :])
+    axes = tuple(a if a < axis else a + more for a in x.axes)
+    c.out(Marked(x.ids.reshape(ids_shape), extents, axes))
+
+
+def _embedding(c: Context) -> None:
+    """Rows of a constant table are looked up; its other axes are free to shrink."""
+    shape = c.operand_shape(0)
+    axis = int(c.attr("axis", 0)) % len(shape)
+    if axis != 0 or len(shape) != 2:
+        refuse_inputs(c, "of a constant that is no table")
+        return
+    labels = c.born(0, 1)
+    c.bind(0, Factor(along(labels, 1, 2), "made"))
+    c.vector_out(labels, -1)
+
+
+@rule("Pad")
+def pad(c: Context) -> None:
+    """What is added along the channels is born with labels of its own; then the amounts shrink with it."""
+    x = c.mark(0)
+    amounts = c.attr("pads", None) if not c.has(1) else c.known(1)
+    listed = c.known(3) if c.has(3) else None
+    if amounts is None or (c.has(3) and listed is None):
+        refuse_inputs(c, "by amounts computed from data")
+        return
+    axes = [int(a) % x.rank for a in listed.ravel()] if listed is not None else list(range(x.rank))
+    written = np.asarray(amounts, dtype=np.int64).ravel()
+    now, result = written.copy(), x
+    before, after = c.operand_shape(0), c.out_shape()
+    for k, axis in enumerate(axes):
+        first, last = int(written[k]), int(written[k + len(axes)])
+        if (first, last) == (0, 0):
+            continue
+        if before[axis] + first + last != after[axis] or (result.varies(axis) and min(first, last) < 0):
+            refuse_inputs(c, "along its channels by a negative amount")
+            return
+        if not result.varies(axis):
+            extents = (*result.shape[:axis], after[axis], *result.shape[axis + 1 :])
+            result = Marked(result.ids, extents, result.axes)
+            continue
+        if c.attr("mode", b"constant") not in {b"constant", "constant"}:
+            c.freeze(result.ids, "is padded along its channels with channels of its own")
+        result, now[k], now[k + len(axes)] = _grow(c, result, axis, first, last)
+    if c.has(1):
+        c.rewrite(1, now)
+    elif not np.array_equal(now, written):
+        c.rewrite_attr("pads", now.tolist())
+    c.out(result)
+
+
+def _grow(c: Context, x: Marked, axis: int, first: int, last: int) -> tuple[Marked, int, int]:
+    """Return the labels with new ones on both sides, and how many there are on each."""
+    parts, counts = [], []
+    for side, count in (("before", first), ("after", last)):
+        labels = c.grown(f"{side} {axis}", count)
+        counts.append(len(labels))
+        extents = tuple(len(labels) if a == axis else n for a, n in enumerate(x.shape))
+        parts.append(Marked(along(labels, axis, x.rank), extents, (axis,)))
+    return movement.concat([parts[0], x, parts[1]], axis), counts[0], counts[1]

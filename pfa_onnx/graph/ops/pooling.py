@@ -1,0 +1,43 @@
+"""Operators that work on every channel by itself, over its positions: pooling, resizing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pfa_onnx.graph.context import Context
+from pfa_onnx.graph.movement import Marked
+from pfa_onnx.graph.ops import rule
+
+
+@rule("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
+def pool(c: Context) -> None:
+    """Axis 1 passes; the positions of one channel are mixed."""
+    labels = c.channels(c.mark(0), 1)
+    for k in range(len(c.node.outputs)):
+        c.vector_out(labels, 1, k)
+
+
+@rule("Resize", "Upsample")
+def resize(c: Context) -> None:
+    """Labels pass along axes that keep their extent; sizes that restate a channel extent are rewritten."""
+    x = c.mark(0)
+    before, after = c.operand_shape(0), c.out_shape()
+    changed = [a for a in range(x.rank) if before[a] != after[a]]
+    c.freeze_along(x, changed, f"is resized along its channels by {c.node.op_type}")
+    ids = c.uniform(x, [a for a in changed if x.varies(a)])
+    axes = tuple(a for a in x.axes if a not in changed)
+    result = Marked(ids, tuple(x.shape[a] if x.varies(a) else after[a] for a in range(x.rank)), axes)
+    if c.node.op_type == "Resize" and c.has(3):
+        _sizes(c, result)
+    c.out(result)
+
+
+def _sizes(c: Context, result: Marked) -> None:
+    """Keep the sizes as they are written but along the axes that labels vary along."""
+    written = c.known(3)
+    if written is None:
+        c.freeze(result.ids, "is resized to sizes computed from data")
+        return
+    listed = c.attr("axes", None) or list(range(result.rank))
+    wanted = np.array([result.shape[a] if result.varies(a) else n for a, n in zip(listed, written, strict=True)])
+    c.rewrite(3, wanted.astype(written.dtype))

@@ -1,0 +1,132 @@
+"""Operators that move data without choosing any of it: they do to the labels what they do to the tensor."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from pfa_onnx.graph import movement
+from pfa_onnx.graph.context import Context
+from pfa_onnx.graph.movement import Marked, along
+from pfa_onnx.graph.ops import rule, unknown
+
+
+@rule("Transpose")
+def transpose(c: Context) -> None:
+    """Permute the axes; reversed by default."""
+    x = c.mark(0)
+    c.out(movement.transpose(x, c.attr("perm", None) or list(range(x.rank))[::-1]))
+
+
+@rule("Reshape")
+def reshape(c: Context) -> None:
+    """The target may restate channel extents: those that change are rewritten, all others stay as they are."""
+    target = c.attr("shape", None) if not c.has(1) else c.known(1)
+    if target is None:
+        unknown(c)
+        return
+    shape = c.out_shape()
+    result = c.reshaped(0, shape)
+    written = np.asarray(target, dtype=np.int64).ravel()
+    wanted = written.copy()
+    copies = not c.attr("allowzero", 0)
+    arriving = c.mark(0).shape
+    for axis, (was, now) in enumerate(zip(shape, result.shape, strict=True)):
+        if written[axis] == -1:
+            continue  # what is left over: right by itself, once all the others are
+        if written[axis] == 0 and copies:
+            if arriving[axis] != now:
+                wanted[axis] = now
+        elif was != now:
+            wanted[axis] = now
+    if c.has(1):
+        c.rewrite(1, wanted)
+    elif not np.array_equal(wanted, written):
+        c.rewrite_attr("shape", wanted.tolist())
+    c.out(result)
+
+
+@rule("Flatten")
+def flatten(c: Context) -> None:
+    """Two axes are left: those before `axis`, and those from it on."""
+    before = c.operand_shape(0)
+    axis = int(c.attr("axis", 1)) % (len(before) + 1) if int(c.attr("axis", 1)) < 0 else int(c.attr("axis", 1))
+    c.out(c.reshaped(0, (prod(before[:axis]), prod(before[axis:]))))
+
+
+@rule("Squeeze", "Unsqueeze")
+def squeeze(c: Context) -> None:
+    """Only extents of 1 come and go, so no size is restated."""
+    x, shape = c.mark(0), c.out_shape()
+    moved = movement.reshape(x, _resized(c.operand_shape(0), x, shape))
+    c.out(moved)
+
+
+def _resized(before: tuple[int, ...], x: Marked, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the output's extents in this run: axes that are not 1 keep their order."""
+    now = iter(n for was, n in zip(before, x.shape, strict=True) if was != 1)
+    return tuple(next(now) if n != 1 else 1 for n in shape)
+
+
+@rule("DepthToSpace")
+def depth_to_space(c: Context) -> None:
+    """DCR reads the channels as [b, b, C/b^2], CRD as [C/b^2, b, b]."""
+    n, channels, height, width = c.operand_shape(0)
+    b = int(c.attr("blocksize", 1))
+    depth = channels // (b * b)
+    if c.attr("mode", b"DCR") in {b"CRD", "CRD"}:
+        split, perm, axis = (n, depth, b, b, height, width), (0, 1, 4, 2, 5, 3), 1
+    else:
+        split, perm, axis = (n, b, b, depth, height, width), (0, 3, 4, 1, 5, 2), 3
+    labels = c.channels(c.mark(0), 1)
+    x = Marked(along(labels, 1, 4), (n, len(labels), height, width), (1,))
+    now = x.shape[1] // (b * b)
+    if x.shape[1] % (b * b):
+        msg = "channels are no multiple of the block"
+        raise ValueError(msg)
+    # the blocks leave together: what was one channel after the operator stays one channel
+    parts = movement.reshape(x, tuple(now if a == axis else extent for a, extent in enumerate(split)))
+    c.uniform(parts, [a for a in ((1, 2) if axis == 3 else (2, 3)) if parts.varies(a)])
+    turned = movement.transpose(parts, perm)
+    c.vector_out(turned.vector(1), 1)
+
+
+@rule("SpaceToDepth")
+def space_to_depth(c: Context) -> None:
+    """[N, C, H, W] becomes [N, b*b*C, H/b, W/b]: every channel comes back b*b times."""
+    labels = c.channels(c.mark(0), 1)
+    b = int(c.attr("blocksize", 1))
+    c.vector_out(np.tile(labels, b * b), 1)
+
+
+@rule("Expand")
+def expand(c: Context) -> None:
+    """Stretch; a target that restates a channel extent is rewritten."""
+    x, shape = c.mark(0), c.out_shape()
+    written = c.known(1)
+    if written is None:
+        unknown(c)
+        return
+    before = (1,) * (len(shape) - x.rank) + c.operand_shape(0)
+    lifted = movement.lift(x, len(shape))
+    extents = tuple(n if was != 1 else wide for n, was, wide in zip(lifted.shape, before, shape, strict=True))
+    target = np.asarray(written, dtype=np.int64).copy()
+    offset = len(shape) - len(target)
+    for k in range(len(target)):
+        if lifted.varies(k + offset) and target[k] != 1:
+            target[k] = extents[k + offset]
+    c.rewrite(1, target)
+    c.out(Marked(lifted.ids, extents, lifted.axes))
+
+
+@rule("Tile")
+def tile(c: Context) -> None:
+    """Repeat along every axis."""
+    x, repeats = c.mark(0), c.known(1)
+    if repeats is None:
+        unknown(c)
+        return
+    counts = [int(n) for n in repeats]
+    ids = np.tile(x.ids, [n if x.varies(a) else 1 for a, n in enumerate(counts)])
+    c.out(Marked(ids, tuple(n * k for n, k in zip(x.shape, counts, strict=True)), x.axes))

@@ -1,0 +1,107 @@
+"""Where the elements of a computed shape come from.
+
+A Reshape may read its target from Shape -> Gather -> Concat; where one element of it is a constant that
+restates a number of channels, that constant is rewritten. Elements taken from Shape follow by themselves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from pfa_onnx.graph.evaluate import evaluate
+from pfa_onnx.recipe import Ints
+
+if TYPE_CHECKING:
+    from pfa_onnx.graph.follow import Follower
+
+CHANNELS = -1  # an extent that labels vary along: the weights fix it
+OTHER = -2  # a batch or spatial extent, which may differ at run time
+MIXED = -3  # computed from channel extents and constants alone
+
+_FIRST_INPUT_MOVES = {"Gather", "Slice", "Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity", "Transpose", "Flatten"}
+
+
+class Origins:
+    """The origins of small computed values, found on demand, by walking back from the reader."""
+
+    def __init__(self, run: Follower) -> None:
+        self._run = run
+        self._found: dict[str, Ints] = {}
+        self._constants: list[tuple[int, int, int]] = []  # (node, input, flat element)
+        self._index = {id(node): k for k, node in enumerate(run.graph.nodes)}
+
+    def fixed(self, value: ir.Value) -> bool:
+        """Tell whether no element depends on a batch or spatial extent."""
+        return bool((self._of(value) != OTHER).all())
+
+    def rewrite(self, i: int, wanted: npt.NDArray[Any]) -> None:
+        """Rewrite the constants behind computed operand `i` so that it reads `wanted`; raises Stuck."""
+        run = self._run
+        value = run.node.inputs[i]
+        assert value is not None
+        now, origins = run.values[str(value.name)], self._of(value)
+        if now.shape != wanted.shape:
+            raise run.stuck("computes a size of another rank")
+        for number, origin in zip(wanted.ravel()[now.ravel() != wanted.ravel()], origins.ravel()[now.ravel() != wanted.ravel()], strict=True):
+            if origin < 0:
+                raise run.stuck("computes a size that does not follow the cut")
+            self._patch(*self._constants[int(origin)], number)
+
+    def _patch(self, index: int, i: int, element: int, number: Any) -> None:
+        run = self._run
+        node = run.graph.nodes[index]
+        value = node.inputs[i]
+        assert value is not None
+        before = run.graph.array(value)
+        array = run.edits.replaced.get((index, i), before).copy()
+        if array.ravel()[element] not in {before.ravel()[element], number}:
+            raise run.stuck("shares a size with a reader that needs another")
+        array.reshape(-1)[element] = number
+        run.edits.replaced[index, i] = array
+
+    def _of(self, value: ir.Value) -> Ints:
+        name = str(value.name)
+        if name not in self._found:
+            node = value.producer()
+            assert node is not None
+            self._found[name] = self._through(node, value)
+        return self._found[name]
+
+    def _through(self, node: ir.Node, value: ir.Value) -> Ints:
+        run = self._run
+        if node.op_type == "Shape":
+            source = node.inputs[0]
+            assert source is not None
+            old = run.trace.marks.get(str(source.name))
+            extents = [CHANNELS if old is not None and old.varies(a) else OTHER for a in range(len(run.shape_of(source)))]
+            start, end = node.attributes.get("start"), node.attributes.get("end")
+            return np.array(extents[start.value if start else 0 : end.value if end else None], dtype=np.int64)
+        result = run.values[str(value.name)]
+        moves = node.op_type == "Concat" or node.op_type in _FIRST_INPUT_MOVES
+        operands = [self._operand(node, k) for k in range(len(node.inputs))]
+        if moves:
+            inputs = [
+                o if node.op_type == "Concat" or k == 0 else (None if v is None else run.known_value(v))
+                for k, (o, v) in enumerate(zip(operands, node.inputs, strict=True))
+            ]
+            if node.op_type in {"Cast", "Identity"}:
+                assert inputs[0] is not None
+                return np.asarray(inputs[0], dtype=np.int64)
+            return np.asarray(evaluate(node, inputs, run.graph.opset)[0], dtype=np.int64)
+        fixed = all(o is None or bool((o != OTHER).all()) for o in operands)
+        return np.full(result.shape, MIXED if fixed else OTHER, dtype=np.int64)
+
+    def _operand(self, node: ir.Node, k: int) -> Ints | None:
+        value = node.inputs[k]
+        if value is None:
+            return None
+        if not self._run.graph.is_constant(value):
+            return self._of(value)
+        array = self._run.graph.array(value)
+        start = len(self._constants)
+        self._constants += [(self._index[id(node)], k, e) for e in range(array.size)]
+        return np.arange(start, start + array.size, dtype=np.int64).reshape(array.shape)

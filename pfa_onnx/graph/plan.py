@@ -1,0 +1,191 @@
+"""From a wish to a legal plan, by restoring.
+
+`settle` traces a model and rehearses random cuts on labels alone, until every node can follow: blocks that
+shrink freely are put in lockstep where their order gets lost, and what still cannot follow is frozen, with
+the node and the reason. `legalise` then starts from what the data would remove and puts channels back until
+every block, rounding and minimum holds. Kept sets only grow, so both always end, at worst with nothing removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pfa_onnx.graph.follow import Mask, Stuck, follow
+from pfa_onnx.graph.labels import Labels, varying
+from pfa_onnx.graph.model import Graph
+from pfa_onnx.graph.movement import shrink
+from pfa_onnx.graph.trace import Rows, Trace, Tracer
+from pfa_onnx.recipe import Ints, Reason
+
+_REHEARSALS = ((0.5, 0), (0.5, 1), (0.3, 2), (1.0, 3))  # (share of labels removed, seed)
+
+
+def settle(graph: Graph, shapes: dict[str, tuple[int, ...]], extra: Iterable[tuple[str, Reason]] = ()) -> Trace:
+    """Trace a model until random cuts can be followed at every node.
+
+    shapes: the concrete shape of every tensor, from a run on a real sample.
+    extra: (layer output, reason) of layers that must stay for reasons outside the graph.
+    """
+    tracer = Tracer(graph, shapes)
+    tracer.run()
+    outside = dict(extra)
+    for traced in tracer.finish().layers:
+        if traced.layer.output in outside:
+            tracer.labels.freeze(traced.layer.labels, outside[traced.layer.output])
+    tied: set[int] = set()
+    while True:
+        trace = _pinned(tracer)
+        try:
+            for share, seed in _REHEARSALS:
+                follow(trace, _random_plan(trace, share, seed))
+        except Stuck as stuck:
+            _give_way(tracer.labels, trace, stuck, tied)
+        else:
+            return trace
+
+
+def _random_plan(trace: Trace, share: float, seed: int) -> Mask:
+    labels = np.array([x for x in removable(trace).tolist()], dtype=np.int64)
+    order = np.random.default_rng(seed).permutation(labels)
+    return legalise(trace, order[: round(share * len(order))].tolist(), order)
+
+
+def removable(trace: Trace) -> Ints:
+    """Return the labels of layers' channels that may go, sorted."""
+    found = np.unique(np.concatenate([t.layer.labels for t in trace.layers])) if trace.layers else np.empty(0, np.int64)
+    return found[[label not in trace.frozen for label in found.tolist()]] if len(found) else found
+
+
+def _give_way(labels: Labels, trace: Trace, stuck: Stuck, tied: set[int]) -> None:
+    """Tie the blocks that the stuck node reads in lockstep; if that was done already, freeze what it reads."""
+    tied_now = False
+    for k, split in enumerate(trace.splits):
+        if k in tied or not np.isin(split.ids, stuck.ids).any():
+            continue
+        tied.add(k)
+        tied_now |= _lockstep(labels, split.ids)
+    for k, rows in enumerate(trace.rows):
+        if tied_now or -1 - k in tied or not np.isin(rows.ids, stuck.ids).any():
+            continue
+        tied.add(-1 - k)
+        tied_now |= _lockstep(labels, rows.ids)
+    if not tied_now:
+        node = trace.graph.nodes[stuck.index]
+        labels.freeze(stuck.ids, Reason(f"{node.op_type} {stuck.why}", str(node.name or node.outputs[0].name)))
+
+
+def _lockstep(labels: Labels, ids: Ints) -> bool:
+    """Make every block lose the same indices: merge labels over all axes but the longest varying one."""
+    axes = varying(shrink(ids))
+    if len(axes) < 2:  # noqa: PLR2004
+        return False
+    longest = max(axes, key=lambda a: ids.shape[a])
+    first = ids
+    for axis in axes:
+        if axis != longest:
+            first = np.take(first, [0], axis=axis)
+    labels.same(ids, first)
+    return True
+
+
+# --- what can never go ----------------------------------------------------------------------------------
+
+
+def _pinned(tracer: Tracer) -> Trace:
+    """Freeze what blocks and minimums can never give up, so that it carries a reason; return the trace."""
+    labels = tracer.labels
+    while True:
+        trace = tracer.finish()
+        before = len(trace.frozen)
+        for traced in trace.layers:
+            if len(np.unique(traced.layer.labels)) == 1:
+                labels.freeze(traced.layer.labels, Reason("is the only channel of its layer", traced.layer.node))
+        for rows in equal_rows(trace):
+            _pin_rows(labels, trace, rows)
+        if len(labels.frozen()) == before:
+            return tracer.finish()
+
+
+def _pin_rows(labels: Labels, trace: Trace, rows: Rows) -> None:
+    stays = np.isin(rows.ids, np.fromiter(trace.frozen, np.int64, len(trace.frozen)))
+    whole = np.flatnonzero(stays.all(axis=1))
+    if len(whole) and len(rows.ids) > 1 and not stays.all():
+        for reason in trace.frozen[int(rows.ids[whole[0], 0])]:
+            labels.freeze(rows.ids, reason)
+        return
+    single = (rows.ids == rows.ids[:, :1]).all(axis=1)
+    if single.any() and not stays[single].all():
+        node = trace.graph.nodes[rows.index]
+        why = f"is all that one block or piece of a {node.op_type} has"
+        labels.freeze(rows.ids[single], Reason(why, str(node.name or node.outputs[0].name)))
+
+
+def equal_rows(trace: Trace) -> list[Rows]:
+    """Return all rows that must keep equally many, blocks and split axes alike, each set once."""
+    found: dict[bytes, Rows] = {}
+    splits = [(_split_rows(split.ids), split.index) for split in trace.splits]
+    for ids, index in [(r.ids, r.index) for r in trace.rows] + [(ids, i) for ids, i in splits if ids is not None]:
+        unique = np.unique(ids, axis=0)
+        found.setdefault(unique.tobytes() + str(unique.shape).encode(), Rows(unique, index))
+    return list(found.values())
+
+
+def _split_rows(ids: Ints) -> Ints | None:
+    """Return the rows of a split, [rows, n]: it shrinks along the last axis that labels vary along."""
+    axes = varying(shrink(ids))
+    if not axes:
+        return None
+    moved = np.moveaxis(ids, axes[-1], -1)
+    return np.ascontiguousarray(moved.reshape(-1, moved.shape[-1]))
+
+
+# --- restoring ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Restoring:
+    keep: Mask
+    rank: Ints  # where a label stands in the order of leaving: the last to leave are the first to come back
+
+    def restore(self, ids: Ints, target: int) -> bool:
+        """Put channels of `ids` back until `target` of its positions are kept; tell whether any was."""
+        have = int(self.keep[ids].sum())
+        if have >= target:
+            return False
+        gone, counts = np.unique(ids[~self.keep[ids]], return_counts=True)
+        for k in np.argsort(-self.rank[gone], kind="stable"):
+            self.keep[gone[k]] = True
+            have += int(counts[k])
+            if have >= target:
+                break
+        return True
+
+
+def legalise(trace: Trace, remove: Iterable[int], order: Ints, *, round_to: int = 1, minimum: int = 1) -> Mask:
+    """Return which labels stay, [labels]: as few as the wish allows once everything holds.
+
+    order: labels, the first to leave first. round_to: every layer keeps a multiple of it, or all its channels.
+    minimum: every layer keeps at least so many.
+    """
+    keep = np.ones(trace.count, dtype=np.bool_)
+    keep[[label for label in remove if label not in trace.frozen]] = False
+    rank = np.full(trace.count, -1, dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    state = _Restoring(keep, rank)
+    rows = equal_rows(trace)
+    changed = True
+    while changed:
+        changed = False
+        for block in rows:
+            counts = keep[block.ids].sum(axis=1)
+            target = max(int(counts.max()), 1)
+            for k in np.flatnonzero(counts < target):
+                changed |= state.restore(block.ids[k], target)
+        for traced in trace.layers:
+            own = traced.layer.labels
+            have = max(int(keep[own].sum()), min(minimum, len(own)), 1)
+            changed |= state.restore(own, min(len(own), -(-have // round_to) * round_to))
+    return keep

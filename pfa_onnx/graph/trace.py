@@ -1,0 +1,240 @@
+"""The first run: give every channel position a label, and learn which labels move together.
+
+`trace` returns a `Trace`: immutable label arrays for every tensor, how every constant is cut, the layers,
+the rows that must lose equally many, and what is frozen and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from pfa_onnx.graph import movement
+from pfa_onnx.graph.context import Array, Context, Factor, Use
+from pfa_onnx.graph.labels import Labels, varying
+from pfa_onnx.graph.model import Graph
+from pfa_onnx.graph.movement import Marked
+from pfa_onnx.recipe import Ints, Layer, Reason
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A layer as the graph sees it: `axis` is the channel axis of its output, `shape` the output's shape."""
+
+    layer: Layer
+    axis: int
+    use: Use
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """An axis that is written as several: `ids` are the labels over the new axes, at node `index`.
+
+    How it shrinks is free until the labels are final: along the last axis that they vary along.
+    """
+
+    ids: Ints
+    index: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that must keep equally many, and at least one: `ids` is [rows, n], said by node `index`."""
+
+    ids: Ints
+    index: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What the first run learned. All label arrays hold roots: equal numbers move together."""
+
+    graph: Graph
+    shapes: Mapping[str, tuple[int, ...]]
+    marks: Mapping[str, Marked]
+    binds: Mapping[Use, tuple[Factor, ...]]
+    births: Mapping[Any, Ints]
+    rows: tuple[Rows, ...]
+    splits: tuple[Split, ...]
+    layers: tuple[Traced, ...]
+    frozen: Mapping[int, tuple[Reason, ...]]
+    values: Mapping[str, Array]
+    count: int
+
+
+class Tracer(Context):
+    """The run over the whole model; labels may still be merged and frozen after it."""
+
+    def __init__(self, graph: Graph, shapes: dict[str, tuple[int, ...]]) -> None:
+        super().__init__(graph, shapes)
+        self.labels = Labels()
+        self.labels.fresh(1)
+        self._binds: dict[Use, tuple[Factor, ...]] = {}
+        self._births: dict[Any, Ints] = {}
+        self._rows: list[Rows] = []
+        self._splits: list[Split] = []
+        self._layers: list[tuple[int, int, Ints, int]] = []
+
+    def run(self) -> None:
+        """Trace the graph; its outputs stay whole."""
+        super().run()
+        for value in self.graph.model.graph.outputs:
+            if str(value.name) in self.marks:
+                reason = Reason(f"is the graph output '{value.name}'", str(value.name))
+                self.labels.freeze(self.marks[str(value.name)].ids, reason)
+
+    # --- what a rule declares ------------------------------------------------------------------------
+
+    def same(self, one: Ints, other: Ints) -> None:
+        self.labels.same(one, other)
+
+    def freeze(self, ids: Ints, why: str) -> None:
+        self.labels.freeze(ids, Reason(why, self.name))
+
+    def blocks(self, rows: Ints) -> None:
+        self._rows.append(Rows(np.ascontiguousarray(rows.reshape(-1, rows.shape[-1])), self.index))
+
+    def born(self, i: int, axis: int) -> Ints:
+        return self._fresh((self.index, i, axis), self.operand_shape(i)[axis])
+
+    def grown(self, key: str, count: int) -> Ints:
+        return self._fresh((self.index, key), count)
+
+    def _fresh(self, key: Any, count: int) -> Ints:
+        self._births[key] = self.labels.fresh(count)
+        return self._births[key]
+
+    def bind(self, i: int, *factors: Factor) -> None:
+        self._binds[self.index, i] = factors
+
+    def layer(self, i: int, made: Ints, axis: int) -> None:
+        self._layers.append((self.index, i, made, axis))
+
+    def out(self, marked: Marked, k: int = 0) -> None:
+        if k >= len(self.node.outputs):
+            return
+        name = str(self.node.outputs[k].name)
+        known = self.shapes.get(name)
+        if known is not None and known != marked.shape:
+            self.freeze(marked.ids, f"has an output of shape {list(known)} where {list(marked.shape)} was expected")
+            self.opaque(f"is the output of a {self.node.op_type} of unexpected shape", k)
+            return
+        self.marks[name] = Marked.of(movement.shrink(marked.ids), marked.shape)
+
+    def bounds(self, i: int, axis: int, positions: Sequence[int]) -> list[int]:
+        x = self.mark(i)
+        if x.varies(axis):
+            rows = np.moveaxis(x.ids, axis, -1)
+            for start, end in zip(positions[:-1], positions[1:], strict=True):
+                if end > start:
+                    self.blocks(rows[..., start:end])
+        return list(positions)
+
+    def positions(self, i: int, axis: int, wanted: Ints) -> Ints:
+        x = self.mark(i)
+        if x.varies(axis) and wanted.size:
+            self.blocks(np.take(np.moveaxis(x.ids, axis, -1), wanted.reshape(-1), axis=-1))
+        return wanted
+
+    def reshaped(self, i: int, shape: tuple[int, ...]) -> Marked:
+        x = self.mark(i)
+        result = movement.reshape(x, shape)
+        for left, right in movement.regroup(x.shape, shape):
+            if len(right) > 1 and any(x.varies(a) for a in left):
+                self._splits.append(Split(result.full(right), self.index))
+        return result
+
+    def rewrite(self, i: int, wanted: Array) -> None:
+        """Nothing has been removed: every size is right as it is."""
+
+    def rewrite_attr(self, name: str, wanted: Any) -> None:
+        """Nothing has been removed: every attribute is right as it is."""
+
+    def insert_input(self, i: int, array: Array) -> None:
+        """Nothing has been removed: every size is right as it is."""
+
+    def steady(self, i: int) -> None:
+        """Nothing has been removed: every computed value is right as it is."""
+
+    def source(self, value: ir.Value) -> None:
+        what = f"is the graph input '{value.name}'" if value.is_graph_input() else "carries no channels of a layer"
+        producer = value.producer()
+        self._opaque(value, Reason(what, str(producer.name if producer is not None else value.name)))
+
+    def opaque(self, why: str, k: int | None = None) -> None:
+        for value in self.node.outputs if k is None else [self.node.outputs[k]]:
+            self._opaque(value, Reason(why, self.name))
+
+    def _opaque(self, value: ir.Value, reason: Reason) -> None:
+        shape = self.shapes.get(str(value.name), ())
+        label = self.labels.fresh(1)
+        self.labels.freeze(label, reason)
+        self.marks[str(value.name)] = Marked.of(label.reshape((1,) * len(shape)), shape)
+
+    # --- what was learned ----------------------------------------------------------------------------
+
+    def finish(self) -> Trace:
+        """Return the trace as it stands, with every label replaced by its root."""
+        roots = self.labels.roots()
+        frozen = self.labels.frozen()
+        factors = {u: tuple(Factor(roots[f.ids], f.role) for f in fs) for u, fs in self._binds.items()}
+        return Trace(
+            graph=self.graph,
+            shapes=self.shapes,
+            marks={name: Marked(roots[m.ids], m.shape, m.axes) for name, m in self.marks.items()},
+            binds=factors,
+            births={key: roots[ids] for key, ids in self._births.items()},
+            rows=tuple(Rows(roots[r.ids], r.index) for r in self._rows),
+            splits=tuple(Split(roots[s.ids], s.index) for s in self._splits),
+            layers=self._finished_layers(roots, frozen),
+            frozen=frozen,
+            values=dict(self.values),
+            count=len(roots),
+        )
+
+    def _finished_layers(self, roots: Ints, frozen: Mapping[int, tuple[Reason, ...]]) -> tuple[Traced, ...]:
+        labels = [roots[made] for _, _, made, _ in self._layers]
+        groups = coupled_sets(labels, frozen)
+        found = []
+        for (index, i, _, axis), own, group in zip(self._layers, labels, groups, strict=True):
+            node = self.graph.nodes[index]
+            output, weight = str(node.outputs[0].name), node.inputs[i]
+            assert weight is not None
+            layer = Layer(output, str(node.name or output), node.op_type, str(weight.name), own, group)
+            found.append(Traced(layer, axis, (index, i), self.shapes.get(output, ())))
+        return tuple(found)
+
+
+def coupled_sets(labels: Sequence[Ints], frozen: Mapping[int, object]) -> list[int | None]:
+    """Number the sets of layers that share labels which may go; None for a layer that shares none."""
+    owner: dict[int, int] = {}
+    sets = Labels()
+    sets.fresh(len(labels))
+    for i, own in enumerate(labels):
+        for label in np.unique(own).tolist():
+            if label not in frozen:
+                first = owner.setdefault(label, i)
+                sets.same(np.array([first]), np.array([i]))
+    roots = sets.roots().tolist()
+    numbers: dict[int, int] = {}
+    for root in roots:
+        if roots.count(root) > 1:
+            numbers.setdefault(root, len(numbers))
+    return [numbers.get(root) for root in roots]
+
+
+def split_rows(ids: Ints) -> Ints | None:
+    """Return the rows of a split that must lose equally many, [rows, n]: it shrinks along its last varying axis.
+
+    None where labels do not vary at all.
+    """
+    axes = [a for a in varying(movement.shrink(ids))]
+    if not axes:
+        return None
+    moved = np.moveaxis(ids, axes[-1], -1)
+    return moved.reshape(-1, moved.shape[-1])

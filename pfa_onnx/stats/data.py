@@ -1,0 +1,238 @@
+"""Calibration data as batches, whatever it comes from.
+
+    image folder | FILE.npy | FILE.npz | file.py:function | mapping | array | callable | iterable | get_next()
+
+The first axis of every array is the sample. A data set can be read again and again, yields the same
+samples every time, and never holds more than a few batches (a .npy file is mapped, a .npz is loaded).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from pfa_onnx.errors import DataError, UsageError
+from pfa_onnx.stats.conform import conform
+from pfa_onnx.stats.imageplan import fit
+from pfa_onnx.stats.preprocess import Preprocess, make_preprocess
+
+if TYPE_CHECKING:
+    from pfa_onnx.recipe import InputSpec
+
+Array = npt.NDArray[Any]
+Data = str | Path | Mapping[str, Any] | Array | Callable[[], Any] | Iterable[Any]
+
+LABELS_KEY = "labels"  # in a .npz or mapping, when no input has this name
+KINDS = "a folder of images, FILE.npy, FILE.npz or loader.py:function"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples: for every input an array [count, ...], and for every sample its name and label or None."""
+
+    feeds: Mapping[str, Array]
+    names: tuple[str, ...]
+    labels: tuple[str | None, ...]
+
+    @property
+    def count(self) -> int:
+        """How many samples."""
+        return len(self.names)
+
+
+class Dataset(ABC):
+    """Samples to measure a model with.
+
+    source: what the report calls it. count: samples chosen, None when only reading tells.
+    classes: all label names, sorted, of the whole source. skipped: (name, why) of the last pass.
+    """
+
+    source: str
+    count: int | None = None
+    classes: tuple[str, ...] = ()
+    skipped: Sequence[tuple[str, str]] = ()
+
+    @abstractmethod
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the samples from the start, `batch_size` at a time; raises DataError."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is known before reading, as plain JSON values."""
+        return {"source": self.source, "samples": self.count}
+
+
+class ArrayData(Dataset):
+    """Arrays [samples, ...] by input name; memory-mapped ones are read one batch at a time."""
+
+    def __init__(
+        self, arrays: Mapping[str, Any], inputs: Sequence[InputSpec], *, source: str, limit: int | None
+    ) -> None:
+        self.source = source
+        self._inputs = inputs
+        self._arrays, labels = _match(arrays, inputs, source)
+        lengths = {name: len(array) if array.ndim else 0 for name, array in self._arrays.items()}
+        if labels is not None:
+            lengths[LABELS_KEY] = labels.size
+        if len(set(lengths.values())) != 1:
+            counts = ", ".join(f"{name} {count}" for name, count in lengths.items())
+            raise DataError(f"the arrays have different numbers of samples: {counts}", at=source)
+        total = next(iter(lengths.values()))
+        if total == 0:
+            raise DataError("there are no samples", at=source, fix=f"give {KINDS}")
+        self._labels = None if labels is None else tuple(str(label) for label in labels.ravel())
+        self.classes = tuple(sorted(set(self._labels or ())))
+        self._rows = spread(total, limit)
+        self.count = len(self._rows)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield copies of the chosen rows."""
+        for start in range(0, len(self._rows), batch_size):
+            rows = self._rows[start : start + batch_size]
+            feeds = {
+                spec.name: conform(self._arrays[spec.name][list(rows)], spec, at=self.source) for spec in self._inputs
+            }
+            names = tuple(f"{self.source}[{row}]" for row in rows)
+            yield Batch(feeds, names, tuple(self._labels[row] if self._labels else None for row in rows))
+
+
+def open_data(
+    data: Data, inputs: Sequence[InputSpec], *, preprocess: Preprocess | str = "auto", limit: int | None = None
+) -> Dataset:
+    """Return the data set for a model with these inputs.
+
+    preprocess: for pictures only. limit: at most so many samples, evenly spaced over a folder or an array;
+    the first ones of a function or an iterable.
+    Raises DataError or UsageError when the data cannot be opened or cannot fit.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit is {limit}", fix="give a number of samples, 1 or more")
+    if isinstance(data, str | Path):
+        return _open_path(str(data), inputs, preprocess, limit)
+    if isinstance(data, Mapping):
+        return ArrayData(data, inputs, source="arrays", limit=limit)
+    if isinstance(data, np.ndarray):
+        return ArrayData({"array": data}, inputs, source="array", limit=limit)
+    from pfa_onnx.stats.stream import open_stream  # noqa: PLC0415 - it builds on this module
+
+    return open_stream(data, inputs, limit=limit)
+
+
+def require_two(dataset: Dataset, seen: int | None = None) -> None:
+    """Raise DataError when the data set has, or a pass over it has `seen`, fewer than two samples."""
+    count = dataset.count if seen is None else seen
+    if count is not None and count < 2:
+        raise DataError(
+            f"{count} sample{'' if count == 1 else 's'} cannot show how responses vary; PFA needs at least two, "
+            "and ten for every channel to be sure",
+            at=dataset.source,
+            fix="give more samples with --data",
+        )
+
+
+def spread(total: int, limit: int | None) -> Sequence[int]:
+    """Return at most `limit` of 0..total-1, evenly spaced from 0, so that sorted class folders are all covered."""
+    if limit is None or limit >= total:
+        return range(total)
+    return [index * total // limit for index in range(limit)]
+
+
+def rebatch(pieces: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """Cut and join batches so that each has `size` samples; the last, and the last of one shape, may have fewer."""
+    pending: list[Batch] = []
+    held = 0
+    for piece in pieces:
+        if pending and _shape(pending[0]) != _shape(piece):
+            yield _join(pending)
+            pending, held = [], 0
+        start = 0
+        while piece.count - start >= size - held:
+            stop = start + size - held
+            yield _join([*pending, _part(piece, start, stop)])
+            pending, held, start = [], 0, stop
+        if start < piece.count:
+            pending.append(_part(piece, start, piece.count))
+            held += piece.count - start
+    if pending:
+        yield _join(pending)
+
+
+def _open_path(data: str, inputs: Sequence[InputSpec], preprocess: Preprocess | str, limit: int | None) -> Dataset:
+    path = Path(data)
+    script, _, function = data.rpartition(":")
+    if script.endswith(".py") and not path.exists():
+        from pfa_onnx.stats.stream import open_script  # noqa: PLC0415
+
+        return open_script(script, function, inputs, limit=limit)
+    if not path.exists():
+        raise DataError(f"no such file or folder: {data}", at="--data", fix=f"give {KINDS}")
+    if path.suffix.lower() in (".npy", ".npz"):
+        return ArrayData(_load(path), inputs, source=data, limit=limit)
+    if path.suffix == ".py":
+        raise UsageError(f"{data} does not say which function to call", at="--data", fix=f"use {data}:function")
+    from pfa_onnx.stats.images import ImageFolder, picture_endings  # noqa: PLC0415 - brings Pillow
+
+    if path.is_file() and path.suffix.lower() not in picture_endings():
+        raise DataError(f"cannot tell what {data} is", at="--data", fix=f"give {KINDS}")
+    if len(inputs) != 1:
+        names = ", ".join(repr(spec.name) for spec in inputs)
+        raise DataError(
+            f"images feed one input, the model has {len(inputs)}: {names}",
+            at=data,
+            fix="give FILE.npz or loader.py:function",
+        )
+    chosen = preprocess if isinstance(preprocess, Preprocess) else make_preprocess(preprocess)
+    return ImageFolder(path, fit(chosen, inputs[0]), source=data, limit=limit)
+
+
+def _load(path: Path) -> Mapping[str, Array]:
+    try:
+        if path.suffix.lower() == ".npy":
+            return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, BadZipFile) as error:
+        raise DataError(f"cannot read the arrays: {error}", at=str(path)) from error
+
+
+def _match(
+    arrays: Mapping[str, Any], inputs: Sequence[InputSpec], source: str
+) -> tuple[dict[str, Array], Array | None]:
+    """Give every input its array, and split off the labels."""
+    found = {str(name): np.asanyarray(array) for name, array in arrays.items()}
+    wanted = [spec.name for spec in inputs]
+    labels = None if LABELS_KEY in wanted or len(found) < 2 else found.pop(LABELS_KEY, None)
+    if len(found) == len(wanted) == 1:
+        return {wanted[0]: next(iter(found.values()))}, labels
+    if set(found) != set(wanted):
+        raise DataError(
+            f"the arrays are {', '.join(sorted(found)) or 'none'} but the inputs are {', '.join(sorted(wanted))}",
+            at=source,
+            fix="name one array after each input, and no other but labels",
+        )
+    return {name: found[name] for name in wanted}, labels
+
+
+def _shape(batch: Batch) -> list[tuple[int, ...]]:
+    return [array.shape[1:] for array in batch.feeds.values()]
+
+
+def _part(batch: Batch, start: int, stop: int) -> Batch:
+    if (start, stop) == (0, batch.count):
+        return batch  # also keeps a sample whose arrays have no common first axis whole
+    feeds = {name: array[start:stop] for name, array in batch.feeds.items()}
+    return Batch(feeds, batch.names[start:stop], batch.labels[start:stop])
+
+
+def _join(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    feeds = {name: np.concatenate([part.feeds[name] for part in parts]) for name in parts[0].feeds}
+    names = tuple(name for part in parts for name in part.names)
+    return Batch(feeds, names, tuple(label for part in parts for label in part.labels))
