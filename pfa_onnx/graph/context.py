@@ -47,8 +47,9 @@ class Factor:
 class Context(ABC):
     """One run of all rules over a graph. `node` is the one whose rule is running."""
 
-    def __init__(self, graph: Graph, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, graph: Graph, shapes: dict[str, tuple[int, ...]], blunt: frozenset[int] = frozenset()) -> None:
         self.graph = graph
+        self.blunt = blunt  # nodes to be treated as if they had no rule
         self.shapes = shapes
         self.marks: dict[str, Marked] = {}
         self.values: dict[str, Array] = {}
@@ -69,7 +70,8 @@ class Context(ABC):
                 continue
             if self._compute():
                 continue
-            self.apply(rule_for(self.node) if self._measured() else unknown)
+            known = self.index not in self.blunt and self._measured()
+            self.apply(rule_for(self.node) if known else unknown)
             for value in captured(self.node):
                 if str(value.name) in self.marks:
                     self.freeze(self.marks[str(value.name)].ids, f"is read inside the body of a {self.node.op_type}")
@@ -89,7 +91,7 @@ class Context(ABC):
         if node.op_type in {"Shape", "Size"} and node.domain in {"", "ai.onnx"} and node.inputs[0] is not None:
             self.values[str(node.outputs[0].name)] = self._measure(node, self.shape_of(node.inputs[0]))
             return True
-        if not is_pure(node) or not node.inputs:
+        if not is_pure(node) or not node.inputs or self._spreads_parameters():
             return False
         inputs = [None if v is None else self.known_value(v) for v in node.inputs]
         if any(found is None and v is not None for found, v in zip(inputs, node.inputs, strict=True)):
@@ -99,6 +101,12 @@ class Context(ABC):
         for out, result in zip(node.outputs, self.evaluated(inputs), strict=False):
             self.values[str(out.name)] = result
         return True
+
+    def _spreads_parameters(self) -> bool:
+        """Tell whether a learned constant is spread over a computed shape, as class tokens are: that is data."""
+        first = self.node.inputs[0]
+        spreads = self.node.op_type in {"Expand", "Tile"} and first is not None and self.graph.is_constant(first)
+        return spreads and movement.size(self.graph.shape_of(first, self.shapes)) > 1  # type: ignore[arg-type]
 
     def evaluated(self, inputs: Sequence[Array | None]) -> list[Array]:
         """Compute the current node on the host."""
@@ -214,6 +222,10 @@ class Context(ABC):
     @abstractmethod
     def bind(self, i: int, *factors: Factor) -> None:
         """Say how constant operand `i` is cut."""
+
+    @abstractmethod
+    def summed(self, i: int) -> None:
+        """Say that activation `i` is summed over along an axis that its labels vary along (for the proof)."""
 
     @abstractmethod
     def layer(self, i: int, made: Ints, axis: int) -> None:

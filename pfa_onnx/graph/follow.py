@@ -48,20 +48,24 @@ class Gather:
 
 @dataclass
 class Edits:
-    """All changes to the graph: what the cut applies, and nothing else."""
+    """All changes to the graph: what the cut applies, and nothing else.
+
+    reads and sums are for the proof: what contractions read of removed channels, in constants and in activations.
+    """
 
     gathers: dict[Use, Gather] = field(default_factory=dict)
     replaced: dict[Use, Array] = field(default_factory=dict)
     attributes: dict[tuple[int, str], Any] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     reads: dict[Use, tuple[tuple[tuple[int, ...], Mask], ...]] = field(default_factory=dict)
+    sums: dict[Use, Mask] = field(default_factory=dict)
 
 
 class Follower(Context):
     """One run with removed labels. keep: [labels], True for those that stay."""
 
     def __init__(self, trace: Trace, keep: Mask) -> None:
-        super().__init__(trace.graph, dict(trace.shapes))
+        super().__init__(trace.graph, dict(trace.shapes), trace.blunt)
         self.trace = trace
         self.keep = keep
         self.edits = Edits()
@@ -164,6 +168,11 @@ class Follower(Context):
                 gone.append((axes, ~self.keep[factor.ids]))
         if gone:
             self.edits.reads[self.index, i] = tuple(gone)
+
+    def summed(self, i: int) -> None:
+        kept = self.keep[self._before(i).ids]
+        if not kept.all():
+            self.edits.sums[self.index, i] = kept
 
     def layer(self, i: int, made: Ints, axis: int) -> None:
         """Layers were found by the first run."""

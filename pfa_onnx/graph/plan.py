@@ -20,7 +20,7 @@ from pfa_onnx.graph.movement import shrink
 from pfa_onnx.graph.trace import Rows, Trace, Tracer
 from pfa_onnx.recipe import Ints, Reason
 
-_REHEARSALS = ((0.5, 0), (0.5, 1), (0.3, 2), (1.0, 3))  # (share of labels removed, seed)
+_REHEARSALS = ((0.0, 0), (0.5, 0), (0.5, 1), (0.3, 2), (1.0, 3))  # (share of labels removed, seed)
 
 
 def settle(graph: Graph, shapes: dict[str, tuple[int, ...]], extra: Iterable[tuple[str, Reason]] = ()) -> Trace:
@@ -29,12 +29,28 @@ def settle(graph: Graph, shapes: dict[str, tuple[int, ...]], extra: Iterable[tup
     shapes: the concrete shape of every tensor, from a run on a real sample.
     extra: (layer output, reason) of layers that must stay for reasons outside the graph.
     """
-    tracer = Tracer(graph, shapes)
+    blunt: frozenset[int] = frozenset()
+    while True:
+        try:
+            return _settled(graph, shapes, dict(extra), blunt)
+        except _Hopeless as hopeless:
+            blunt |= {hopeless.index}
+
+
+class _Hopeless(Exception):  # noqa: N818 - caught above: the node is treated as if it had no rule
+    """A node cannot follow although all that it reads is frozen."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
+
+
+def _settled(graph: Graph, shapes: dict[str, tuple[int, ...]], extra: dict[str, Reason], blunt: frozenset[int]) -> Trace:
+    tracer = Tracer(graph, shapes, blunt)
     tracer.run()
-    outside = dict(extra)
     for traced in tracer.finish().layers:
-        if traced.layer.output in outside:
-            tracer.labels.freeze(traced.layer.labels, outside[traced.layer.output])
+        if traced.layer.output in extra:
+            tracer.labels.freeze(traced.layer.labels, extra[traced.layer.output])
     tied: set[int] = set()
     while True:
         trace = _pinned(tracer)
@@ -42,7 +58,8 @@ def settle(graph: Graph, shapes: dict[str, tuple[int, ...]], extra: Iterable[tup
             for share, seed in _REHEARSALS:
                 follow(trace, _random_plan(trace, share, seed))
         except Stuck as stuck:
-            _give_way(tracer.labels, trace, stuck, tied)
+            if not _give_way(tracer.labels, trace, stuck, tied):
+                raise _Hopeless(stuck.index) from stuck
         else:
             return trace
 
@@ -59,8 +76,11 @@ def removable(trace: Trace) -> Ints:
     return found[[label not in trace.frozen for label in found.tolist()]] if len(found) else found
 
 
-def _give_way(labels: Labels, trace: Trace, stuck: Stuck, tied: set[int]) -> None:
-    """Tie the blocks that the stuck node reads in lockstep; if that was done already, freeze what it reads."""
+def _give_way(labels: Labels, trace: Trace, stuck: Stuck, tied: set[int]) -> bool:
+    """Tie the blocks that the stuck node reads in lockstep; if that was done already, freeze what it reads.
+
+    Returns False when nothing is left to give.
+    """
     tied_now = False
     for k, split in enumerate(trace.splits):
         if k in tied or not np.isin(split.ids, stuck.ids).any():
@@ -72,9 +92,12 @@ def _give_way(labels: Labels, trace: Trace, stuck: Stuck, tied: set[int]) -> Non
             continue
         tied.add(-1 - k)
         tied_now |= _lockstep(labels, rows.ids)
+    if not tied_now and np.isin(stuck.ids, np.fromiter(trace.frozen, np.int64, len(trace.frozen))).all():
+        return False
     if not tied_now:
         node = trace.graph.nodes[stuck.index]
         labels.freeze(stuck.ids, Reason(f"{node.op_type} {stuck.why}", str(node.name or node.outputs[0].name)))
+    return True
 
 
 def _lockstep(labels: Labels, ids: Ints) -> bool:

@@ -15,7 +15,8 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
-from pfa_onnx.graph.follow import Edits
+from pfa_onnx.graph.context import Use
+from pfa_onnx.graph.follow import Edits, Mask
 from pfa_onnx.graph.model import Graph
 
 if TYPE_CHECKING:
@@ -90,8 +91,26 @@ def masked(graph: Graph, edits: Edits) -> onnx.ModelProto:
         if proto.ir_version < 4:  # noqa: PLR2004 - until then initializers had to be inputs too
             proto.graph.input.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
         proto.graph.node[place[id(node)]].input[i] = name
+    for (index, i), kept in edits.sums.items():
+        _mask_activation(proto, graph, place, (index, i), kept)
     _drop_unread(proto, [value.name for value in proto.graph.output])
     return proto
+
+
+def _mask_activation(proto: onnx.ModelProto, graph: Graph, place: dict[int, int], use: Use, kept: Mask) -> None:
+    """Multiply what a product of two activations reads by 0 where a channel was removed."""
+    node, i = graph.nodes[use[0]], use[1]
+    value = node.inputs[i]
+    assert value is not None
+    k = place[id(node)]
+    name = f"pfa_onnx/summed/{use[0]}/{i}"
+    tensor = numpy_helper.from_array(kept.astype(np.float32), f"{name}/kept")
+    made = [helper.make_node("Constant", [], [f"{name}/kept"], name=f"{name}/kept", value=tensor)]
+    kind = value.dtype or ir.DataType.FLOAT
+    made.append(helper.make_node("Cast", [f"{name}/kept"], [f"{name}/cast"], name=f"{name}/cast", to=int(kind)))
+    made.append(helper.make_node("Mul", [proto.graph.node[k].input[i], f"{name}/cast"], [name], name=name))
+    proto.graph.node[k].input[i] = name
+    proto.graph.node.extend(made)
 
 
 def _outputs(proto: onnx.ModelProto, values: Iterable[onnx.ValueInfoProto]) -> None:

@@ -65,13 +65,14 @@ class Trace:
     frozen: Mapping[int, tuple[Reason, ...]]
     values: Mapping[str, Array]
     count: int
+    blunt: frozenset[int] = frozenset()
 
 
 class Tracer(Context):
     """The run over the whole model; labels may still be merged and frozen after it."""
 
-    def __init__(self, graph: Graph, shapes: dict[str, tuple[int, ...]]) -> None:
-        super().__init__(graph, shapes)
+    def __init__(self, graph: Graph, shapes: dict[str, tuple[int, ...]], blunt: frozenset[int] = frozenset()) -> None:
+        super().__init__(graph, shapes, blunt)
         self.labels = Labels()
         self.labels.fresh(1)
         self._binds: dict[Use, tuple[Factor, ...]] = {}
@@ -111,6 +112,9 @@ class Tracer(Context):
 
     def bind(self, i: int, *factors: Factor) -> None:
         self._binds[self.index, i] = factors
+
+    def summed(self, i: int) -> None:
+        """Nothing has been removed: nothing is to be zeroed."""
 
     def layer(self, i: int, made: Ints, axis: int) -> None:
         self._layers.append((self.index, i, made, axis))
@@ -195,6 +199,7 @@ class Tracer(Context):
             frozen=frozen,
             values=dict(self.values),
             count=len(roots),
+            blunt=self.blunt,
         )
 
     def _finished_layers(self, roots: Ints, frozen: Mapping[int, tuple[Reason, ...]]) -> tuple[Traced, ...]:

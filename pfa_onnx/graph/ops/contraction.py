@@ -181,6 +181,7 @@ def _product(c: Context) -> None:
         turned = movement.transpose(other, [*range(rank - 2), rank - 1, rank - 2])
         joined = c.join([_rowless(one, rank - 2), _rowless(turned, rank - 2)])
         c.blocks(np.moveaxis(joined.ids, k_one, -1))
+        c.summed(0)
         c.opaque("is a product of two activations")
         return
     left = Marked(one.ids, (*one.shape[:-1], 1), one.axes)

@@ -9,7 +9,10 @@ from pfa_onnx.graph.ops import freeze_inputs, rule
 @rule("BatchNormalization", "InstanceNormalization")
 def per_channel(c: Context) -> None:
     """Scale, bias and statistics are one number a channel."""
-    labels = c.channels(c.mark(0), 1)
+    x = c.mark(0)
+    if c.node.op_type == "InstanceNormalization":
+        c.freeze_along(x, range(2, x.rank), "is normalised over its channels by InstanceNormalization")
+    labels = c.channels(x, 1)
     for i in range(1, len(c.node.inputs)):
         if c.is_constant(i):
             c.bind(i, Factor(labels))

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from pfa_onnx.graph import movement
-from pfa_onnx.graph.context import Context
+from pfa_onnx.graph.context import Context, Factor
 from pfa_onnx.graph.movement import Marked, along
 from pfa_onnx.graph.ops import rule, unknown
 
@@ -103,11 +103,14 @@ def space_to_depth(c: Context) -> None:
 @rule("Expand")
 def expand(c: Context) -> None:
     """Stretch; a target that restates a channel extent is rewritten."""
-    x, shape = c.mark(0), c.out_shape()
-    written = c.known(1)
+    shape, written = c.out_shape(), c.known(1)
     if written is None:
         unknown(c)
         return
+    if c.is_constant(0):
+        _spread(c)
+        return
+    x = c.mark(0)
     before = (1,) * (len(shape) - x.rank) + c.operand_shape(0)
     lifted = movement.lift(x, len(shape))
     extents = tuple(n if was != 1 else wide for n, was, wide in zip(lifted.shape, before, shape, strict=True))
@@ -120,13 +123,36 @@ def expand(c: Context) -> None:
     c.out(Marked(lifted.ids, extents, lifted.axes))
 
 
+def _spread(c: Context) -> None:
+    """Spread a learned vector, as class tokens are: it is born with labels of its own."""
+    own = c.operand_shape(0)
+    wide = [a for a, n in enumerate(own) if n > 1]
+    if len(wide) != 1 or own[wide[0]] != c.out_shape()[wide[0] - len(own)]:
+        c.opaque(f"is a constant spread by {c.node.op_type}")
+        return
+    labels = c.born(0, wide[0])
+    c.bind(0, Factor(along(labels, wide[0], len(own))))
+    if c.node.op_type == "Expand":
+        target = c.known(1)
+        assert target is not None
+        wanted = np.asarray(target, dtype=np.int64).copy()
+        if wanted[wide[0] - len(own)] > 1:
+            wanted[wide[0] - len(own)] = len(labels)
+        c.rewrite(1, wanted)
+    c.vector_out(labels, wide[0] - len(own))
+
+
 @rule("Tile")
 def tile(c: Context) -> None:
     """Repeat along every axis."""
-    x, repeats = c.mark(0), c.known(1)
+    repeats = c.known(1)
     if repeats is None:
         unknown(c)
         return
+    if c.is_constant(0):
+        _spread(c)
+        return
+    x = c.mark(0)
     counts = [int(n) for n in repeats]
     ids = np.tile(x.ids, [n if x.varies(a) else 1 for a, n in enumerate(counts)])
     c.out(Marked(ids, tuple(n * k for n, k in zip(x.shape, counts, strict=True)), x.axes))
