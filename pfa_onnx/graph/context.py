@@ -159,6 +159,10 @@ class Context(ABC):
             return self.graph.array(value)
         return None
 
+    def original(self, i: int) -> Array | None:
+        """Return what `known` was before anything was removed."""
+        return self.known(i)
+
     def operand_shape(self, i: int) -> tuple[int, ...]:
         """Return the original shape of input `i`."""
         value = self.node.inputs[i]
@@ -311,7 +315,8 @@ class Context(ABC):
         lifted = movement.lift(x, max(x.rank, len(shape)))
         missing = lifted.rank - len(shape)
         padded = (1,) * missing + tuple(shape)
-        if all(padded[a] == 1 for a in lifted.axes):
+        if not lifted.axes or padded[lifted.axes[-1]] == 1:  # blocks shrink along their last axis: one entry serves all
+            movement.broadcast_shape([padded, lifted.shape])
             return
         ids = self.uniform(lifted, [a for a in lifted.axes if padded[a] == 1])
         self.bind(i, Factor(ids.reshape(ids.shape[missing:])))
@@ -333,11 +338,11 @@ class Context(ABC):
         if stretched[1] and not stretched[0]:
             one, other, stretched = other, one, stretched[::-1]
         alone = tuple(stretched[0]) == one.axes
+        if not other.axes and one.axes and one.axes[-1] in stretched[0]:
+            return Marked(one.ids, shape, one.axes)  # blocks shrink along their last axis: one entry serves all
         if stretched[1] or (stretched[0] and alone and other.axes):
             # an outer product: a position would carry two labels, so only one of the two may go
             self.freeze(other.ids, "is combined with other channels in an outer product")
-            return Marked(one.ids, shape, one.axes)
-        if stretched[0] and alone:
             return Marked(one.ids, shape, one.axes)
         self.same(self.uniform(one, stretched[0]), other.ids)
         axes = tuple(sorted({*one.axes, *other.axes}))

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from pfa_onnx.graph.context import Array, Use
+from pfa_onnx.graph.evaluate import is_pure
 from pfa_onnx.graph.follow import Edits, Gather, gather_step
 from pfa_onnx.graph.model import Graph, captured
 
@@ -79,25 +80,26 @@ class Cutter:
         parts: dict[bytes, list[Use]] = {}
         for use in self._uses[id(value)]:
             parts.setdefault(self._signature(use), []).append(use)
-        if value.is_graph_output():
-            parts.setdefault(b"", [])
         whole = self.graph.array(value)
-        own_name = True
+        owner = self._owner(value, parts)
+        arrays = {s: self._cut_array(whole, uses[0]) if s else whole for s, uses in parts.items()}
         for signature, uses in parts.items():
-            if signature:
-                array = self._cut_array(whole, uses[0])
-                if own_name and len(parts) == 1 and self._pass_back(value, uses[0]):
-                    pass
-                elif own_name and self._in_place(value, array):
-                    pass
-                else:
-                    shared = self._fresh(str(value.name), array)
-                    for index, i in uses:
-                        self.graph.nodes[index].replace_input_with(i, shared)
-            own_name = False
+            if signature != owner:
+                shared = self._fresh(str(value.name), arrays[signature])
+                for index, i in uses:
+                    self.graph.nodes[index].replace_input_with(i, shared)
+        if owner and not (self._pass_back(value, parts[owner][0]) or self._in_place(value, arrays[owner])):
+            shared = self._fresh(str(value.name), arrays[owner])
+            for index, i in parts[owner]:
+                self.graph.nodes[index].replace_input_with(i, shared)
         for use in self._uses[id(value)]:
             self.gathers.pop(use, None)
             self.replaced.pop(use, None)
+
+    def _owner(self, value: ir.Value, parts: dict[bytes, list[Use]]) -> bytes:
+        """Choose who keeps the name: the first reader, unless somebody reads the whole who cannot be redirected."""
+        fixed = value.is_graph_output() or any(i < 0 for _, i in parts.get(b"", []))
+        return b"" if fixed else next(iter(parts))
 
     def _signature(self, use: Use) -> bytes:
         if use in self.replaced:
@@ -187,20 +189,16 @@ class Cutter:
                     value.shape = ir.Shape([n if isinstance(d, int) else d for n, d in zip(now, value.shape, strict=True)]) if fits else None
 
     def _drop_dead(self) -> None:
-        """Remove constants that only the original's readers needed."""
+        """Remove constants, and what computed sizes, that only the original's readers needed."""
         graph = self.graph.model.graph
         for node in reversed(self.graph.nodes):
-            computed = all(self.graph.is_constant(v) or v.name in self._replaced_sizes() for v in node.outputs)
-            if computed and not any(v.uses() or v.is_graph_output() for v in node.outputs) and self._was_read(node):
+            if is_pure(node) and not any(v.uses() or v.is_graph_output() for v in node.outputs) and self._was_read(node):
                 graph.remove(node, safe=True)
         for name, value in list(graph.initializers.items()):
             if not value.uses() and self._uses.get(id(value)):
                 del graph.initializers[name]
                 if value.is_graph_input():
                     graph.inputs.remove(value)
-
-    def _replaced_sizes(self) -> set[str | None]:
-        return set()
 
     def _was_read(self, node: ir.Node) -> bool:
         return any(self._uses.get(id(v)) for v in node.outputs)

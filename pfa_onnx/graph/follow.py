@@ -100,6 +100,10 @@ class Follower(Context):
         )
         return [b for b in before if b is not None] if same and all(b is not None for b in before) else super().evaluated(inputs)
 
+    def original(self, i: int) -> Array | None:
+        value = self.input(i)
+        return self.trace.values.get(str(value.name), self.known(i)) if value is not None else None
+
     # --- what a rule declares ------------------------------------------------------------------------
 
     def same(self, one: Ints, other: Ints) -> None:

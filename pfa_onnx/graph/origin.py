@@ -56,7 +56,7 @@ class Origins:
         node = run.graph.nodes[index]
         value = node.inputs[i]
         assert value is not None
-        before = run.graph.array(value)
+        before = run.graph.array(value) if run.graph.is_constant(value) else run.values[str(value.name)]
         array = run.edits.replaced.get((index, i), before).copy()
         if array.ravel()[element] not in {before.ravel()[element], number}:
             raise run.stuck("shares a size with a reader that needs another")
@@ -96,12 +96,19 @@ class Origins:
         return np.full(result.shape, MIXED if fixed else OTHER, dtype=np.int64)
 
     def _operand(self, node: ir.Node, k: int) -> Ints | None:
+        """Return the origins of one operand; where it can be replaced by a constant, they say where."""
         value = node.inputs[k]
         if value is None:
             return None
-        if not self._run.graph.is_constant(value):
-            return self._of(value)
-        array = self._run.graph.array(value)
-        start = len(self._constants)
-        self._constants += [(self._index[id(node)], k, e) for e in range(array.size)]
-        return np.arange(start, start + array.size, dtype=np.int64).reshape(array.shape)
+        if self._run.graph.is_constant(value):
+            return self._replaceable(node, k, self._run.graph.array(value).shape)
+        found = self._of(value)
+        if node.op_type == "Concat" and bool((found != OTHER).all()):
+            # one part of a shape, computed from channel extents alone, like a head's width: a constant says it as well
+            return self._replaceable(node, k, found.shape)
+        return found
+
+    def _replaceable(self, node: ir.Node, k: int, shape: tuple[int, ...]) -> Ints:
+        start, count = len(self._constants), int(np.prod(shape, dtype=np.int64))
+        self._constants += [(self._index[id(node)], k, e) for e in range(count)]
+        return np.arange(start, start + count, dtype=np.int64).reshape(shape)

@@ -132,7 +132,7 @@ class Tracer(Context):
 
     def bounds(self, i: int, axis: int, positions: Sequence[int]) -> list[int]:
         x = self.mark(i)
-        if x.varies(axis):
+        if x.axes and axis == x.axes[-1]:  # blocks shrink along their last axis: cutting another one asks for nothing
             rows = np.moveaxis(x.ids, axis, -1)
             for start, end in zip(positions[:-1], positions[1:], strict=True):
                 if end > start:
@@ -141,7 +141,7 @@ class Tracer(Context):
 
     def positions(self, i: int, axis: int, wanted: Ints) -> Ints:
         x = self.mark(i)
-        if x.varies(axis) and wanted.size:
+        if x.axes and axis == x.axes[-1] and wanted.size:
             self.blocks(np.take(np.moveaxis(x.ids, axis, -1), wanted.reshape(-1), axis=-1))
         return wanted
 

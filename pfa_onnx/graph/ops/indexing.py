@@ -35,8 +35,9 @@ def slice_(c: Context) -> None:
             if not (c.is_constant(1) and c.is_constant(2)) and c.has(1):
                 _equal_pieces(c, axis, start, end, before[axis])
             _, first, last, _ = c.bounds(0, axis, [0, start, end, before[axis]])
-            new_starts[k] = _restated(starts[k], start, first, before[axis], x.shape[axis])
-            new_ends[k] = _restated(ends[k], end, last, before[axis], x.shape[axis])
+            new_starts[k] = _restated(starts[k], first, before[axis], x.shape[axis])
+            new_ends[k] = _restated(ends[k], last, before[axis], x.shape[axis])
+            _keep_computed(c, k, (first, last), x.shape[axis], (new_starts, new_ends))
             result = movement.take(result, axis, np.arange(first, last))
         else:
             result = _strided(c, result, axis, range(start, end, step))
@@ -56,17 +57,27 @@ def _equal_pieces(c: Context, axis: int, start: int, end: int, extent: int) -> N
 def _field(c: Context, name: str, i: int) -> Ints | None:
     """Return a field of Slice wherever it is written."""
     if c.has(i):
-        known = c.known(i)
+        known = c.original(i)
         return None if known is None else np.asarray(known, dtype=np.int64).ravel()
     attribute = c.attr(name, None)
     return None if attribute is None else np.asarray(attribute, dtype=np.int64)
 
 
-def _restated(written: np.int64, was: int, now: int, extent: int, extent_now: int) -> int:
+def _restated(written: np.int64, now: int, extent: int, extent_now: int) -> int:
     """Return a bound in the style in which it was written: from the end, or beyond the end, stays so."""
     if written < 0:
         return now - extent_now if now < extent_now else int(written)
     return int(written) if written >= extent else now
+
+
+def _keep_computed(c: Context, k: int, wanted: tuple[int, int], extent: int, bounds: tuple[Ints, Ints]) -> None:
+    """Leave bounds alone that are computed from the extent and have followed it."""
+    now = c.known(1), c.known(2)
+    if now[0] is None or now[1] is None:
+        return
+    start, end = int(now[0].ravel()[k]), int(now[1].ravel()[k])
+    if slice(start, end).indices(extent)[:2] == wanted:
+        bounds[0][k], bounds[1][k] = start, end
 
 
 def _strided(c: Context, x: Marked, axis: int, chosen: range) -> Marked:
@@ -89,7 +100,7 @@ def gather(c: Context) -> None:
     if c.is_constant(0):
         _embedding(c)
         return
-    x, indices = c.mark(0), c.known(1)
+    x, indices = c.mark(0), c.original(1)
     axis = int(c.attr("axis", 0)) % x.rank
     if indices is None:
         if x.varies(axis):
@@ -130,7 +141,7 @@ def _embedding(c: Context) -> None:
 def pad(c: Context) -> None:
     """What is added along the channels is born with labels of its own; then the amounts shrink with it."""
     x = c.mark(0)
-    amounts = c.attr("pads", None) if not c.has(1) else c.known(1)
+    amounts = c.attr("pads", None) if not c.has(1) else c.original(1)
     listed = c.known(3) if c.has(3) else None
     if amounts is None or (c.has(3) and listed is None):
         refuse_inputs(c, "by amounts computed from data")

@@ -34,7 +34,7 @@ def resize(c: Context) -> None:
 
 def _sizes(c: Context, result: Marked) -> None:
     """Keep the sizes as they are written but along the axes that labels vary along."""
-    written = c.known(3)
+    written = c.original(3)
     if written is None:
         c.freeze(result.ids, "is resized to sizes computed from data")
         return

@@ -22,7 +22,7 @@ def transpose(c: Context) -> None:
 @rule("Reshape")
 def reshape(c: Context) -> None:
     """The target may restate channel extents: those that change are rewritten, all others stay as they are."""
-    target = c.attr("shape", None) if not c.has(1) else c.known(1)
+    target = c.attr("shape", None) if not c.has(1) else c.original(1)
     if target is None:
         unknown(c)
         return
@@ -103,7 +103,7 @@ def space_to_depth(c: Context) -> None:
 @rule("Expand")
 def expand(c: Context) -> None:
     """Stretch; a target that restates a channel extent is rewritten."""
-    shape, written = c.out_shape(), c.known(1)
+    shape, written = c.out_shape(), c.original(1)
     if written is None:
         unknown(c)
         return
@@ -133,7 +133,7 @@ def _spread(c: Context) -> None:
     labels = c.born(0, wide[0])
     c.bind(0, Factor(along(labels, wide[0], len(own))))
     if c.node.op_type == "Expand":
-        target = c.known(1)
+        target = c.original(1)
         assert target is not None
         wanted = np.asarray(target, dtype=np.int64).copy()
         if wanted[wide[0] - len(own)] > 1:
