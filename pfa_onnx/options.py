@@ -1,0 +1,53 @@
+"""What a user may choose, as immutable values; the command line fills them, and so may a script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+
+class Progress(Protocol):
+    """Told how far a phase is: `progress("calibrate", 64, 512)`; total is None where it is not known."""
+
+    def __call__(self, phase: str, done: int, total: int | None) -> None:
+        """Take one step."""
+
+
+def silent(phase: str, done: int, total: int | None) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where inputs come from and how they run.
+
+    preprocess: a preset's name, a path to a preprocessor_config.json, or a `stats.preprocess.Preprocess`.
+    overrides: keyword arguments of `make_preprocess`, such as mean, std, scale, size, resize, layout.
+    """
+
+    data: Any = None
+    preprocess: Any = "auto"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    batch_size: int | None = None
+    providers: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Which layers may lose channels, and to what width."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    round_to: int = 1
+    min_channels: int = 1
+    allow_few_samples: bool = False
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """How a run talks to its caller: progress while it works, warnings as they are found."""
+
+    progress: Progress = silent
+    warn: Callable[[str], None] = lambda _: None

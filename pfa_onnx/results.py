@@ -1,0 +1,130 @@
+"""What the three verbs return: immutable values, printed by `report` and by nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pfa_onnx.recipe import Method, Proof, Reason, Size
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The model that was read."""
+
+    path: str
+    sha256: str
+    opset: int
+    size: Size
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The calibration data that was read.
+
+    skipped: (file, why) of inputs that could not be read. provider: what really ran, "cpu" or "cuda".
+    """
+
+    source: str
+    samples: int
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    provider: str = "cpu"
+    batch_size: int = 1
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One layer: what the data says (spectrum), what PFA asks for, what stays and what had to stay.
+
+    eigenvalues: [C], descending, raw. asked: what the method alone would keep. keep: sorted original indices.
+    frozen: the root causes that held channels of this layer back. held: how many channels they hold.
+    weight_params: the parameters of its weight.
+    """
+
+    output: str
+    node: str
+    op: str
+    weight: str
+    channels: int
+    samples: int
+    eigenvalues: tuple[float, ...]
+    kl: float
+    gamma: float
+    asked: int
+    keep: tuple[int, ...]
+    group: int | None
+    frozen: tuple[Reason, ...] = ()
+    held: int = 0
+    weight_params: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of `analyze` (nothing written, no proof) and of `prune`."""
+
+    model: ModelInfo
+    data: DataInfo | None
+    method: Method
+    layers: tuple[LayerResult, ...]
+    after: Size | None
+    proof: Proof | None = None
+    output: Path | None = None
+    warnings: tuple[str, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """All channels of all layers."""
+        return sum(layer.channels for layer in self.layers)
+
+    @property
+    def kept(self) -> int:
+        """All channels that stay."""
+        return sum(len(layer.keep) for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One bound of `check`: a minimum or a maximum, and whether it holds."""
+
+    name: str
+    value: float | None
+    limit: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A sample whose predicted class changed."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The outcome of `check`.
+
+    metrics: agreement, cosine_min, cosine_mean, max_abs_error, params_ratio, macs_ratio, bytes_ratio,
+    latency_ratio, and with labels accuracy_original and accuracy_pruned; None where one does not apply.
+    """
+
+    original: ModelInfo
+    pruned: ModelInfo
+    data: DataInfo
+    metrics: Mapping[str, float | None]
+    latency_ms: tuple[float, float] | None
+    outputs: Mapping[str, Mapping[str, Any]]
+    gates: tuple[Gate, ...]
+    changed: Sequence[Changed] = ()
+    warnings: tuple[str, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.passed for gate in self.gates)

@@ -1,0 +1,312 @@
+"""Export well-known architectures to .onnx, for coverage.py and for timing.
+
+    pip install torch torchvision timm onnx onnxscript      # torchvision with --no-deps will do
+    python tests/benchmarks/export_models.py zoo/ts                             # the whole first wave
+    python tests/benchmarks/export_models.py zoo/dyn --exporter dynamo resnet50 swin_t
+    python tests/benchmarks/export_models.py zoo/timm timm                      # a family, see FAMILIES
+
+The weights are random, and so are running statistics and affine parameters, so that no normalisation is the
+identity; scales that start at (nearly) nothing are drawn anew, so that no branch is silent. What is there already
+is skipped. Every model is exported by a process of its own with a time limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One architecture. source: "torchvision", or "timm"; size: the input without the batch.
+
+    options: for the builder; head: the attribute of the result to export, when the model returns a dictionary.
+    """
+
+    name: str
+    size: tuple[int, ...]
+    source: str = "torchvision"
+    options: dict[str, Any] = field(default_factory=dict)
+    unpack: str = ""
+    keep: bool = False  # leave BatchNormalization where it is (TorchScript exporter only)
+    save_as: str = ""
+
+
+def _square(*names: str, side: int, **more: Any) -> list[Entry]:
+    return [Entry(name, (3, side, side), **more) for name in names]
+
+
+_timm = partial(_square, source="timm")
+# timm models whose positions or windows depend on the size are told it
+_timm_sized = {"img_size": 112}
+
+FAMILIES: dict[str, list[Entry]] = {
+    "classification": [
+        *_square("resnet18", "resnet50", side=64),
+        *_square("vgg11_bn", "vgg16", "alexnet", side=224),  # 7 x 7 before the adaptive pooling
+        *_square("densenet121", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "squeezenet1_1", side=64),
+        *_square("googlenet", "inception_v3", side=96, options={"init_weights": True, "transform_input": True}),
+        *_square("shufflenet_v2_x1_0", "mnasnet1_0", "regnet_y_400mf", "resnext50_32x4d", "wide_resnet50_2", side=64),
+        *_square("convnext_tiny", side=64),
+        *_square("vit_b_16", side=112, options={"image_size": 112}),
+        *_square("swin_t", "swin_v2_t", "maxvit_t", side=224),
+    ],
+    "segmentation": _square(
+        "fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large", side=96, unpack="out",
+        options={"weights_backbone": None},
+    ),
+    "video": [
+        Entry("r3d_18", (3, 8, 64, 64)),
+        Entry("mc3_18", (3, 8, 64, 64)),
+        Entry("s3d", (3, 16, 224, 224)),
+        Entry("mvit_v1_b", (3, 16, 224, 224)),
+    ],
+    "timm": [
+        *_timm("convnextv2_atto", "efficientnetv2_rw_t", "mobilenetv4_conv_small", "repvgg_a0", side=64),
+        *_timm("resnest14d", "res2net50_26w_4s", "hrnet_w18_small", "dla34", "ese_vovnet19b_slim", side=64),
+        *_timm("ghostnet_100", "mobilevit_xxs", side=64),
+        *_timm("efficientformer_l1", side=224),
+        *_timm("poolformer_s12", side=64),
+        *_timm("coatnet_nano_rw_224", side=224),
+        *_timm("eva02_tiny_patch14_224", "deit_tiny_patch16_224", "beit_base_patch16_224", side=224),
+        *_timm("nf_resnet26", "eca_nfnet_l0", "skresnet18", "cspresnet50", "cspdarknet53", "fbnetc_100", side=64),
+        *_timm("tinynet_a", side=64),
+        *_timm("levit_128s", "xcit_nano_12_p16_224", side=224),
+        *_timm("mixer_s16_224", "resmlp_12_224", "gmlp_ti16_224", side=224),
+        *_timm("focalnet_tiny_srf", side=224),
+        *_timm("inception_next_tiny", "fastvit_t8", "edgenext_xx_small", "mixnet_s", "dpn48b", "dpn68", side=64),
+        *_timm("botnet26t_256", side=256),
+        *_timm("cait_xxs24_224", "coat_tiny", "convit_tiny", "davit_tiny", side=224),
+        *_timm("fasternet_t0", "efficientvit_b0", side=64),
+    ],
+    "bench": [
+        *_square("resnet50", "mobilenet_v2", "vgg16", side=224),
+        Entry("resnet50", (3, 224, 224), keep=True, save_as="resnet50_bn"),
+    ],
+}  # fmt: skip
+
+
+# --- building -----------------------------------------------------------------------------------------------
+
+
+def _define_missing_operators() -> None:
+    """Let torchvision import without its compiled half."""
+    import torch  # noqa: PLC0415
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in (
+        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width, "
+        "int sampling_ratio, bool aligned) -> Tensor",
+    ):
+        try:
+            library.define(schema)
+        except RuntimeError:
+            continue  # it is there
+    globals()["_library"] = library  # it lives as long as its operators
+
+
+def build(entry: Entry) -> nn.Module:
+    """Build a model with random weights."""
+    import torch  # noqa: PLC0415
+    from torch import nn  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    try:
+        import torchvision  # noqa: PLC0415
+    except RuntimeError:
+        for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        _define_missing_operators()
+        import torchvision  # noqa: PLC0415
+    if entry.source == "timm":
+        import timm  # noqa: PLC0415
+
+        model = timm.create_model(entry.name, pretrained=False, exportable=True, **entry.options)
+    else:
+        model = torchvision.models.get_model(entry.name, weights=None, **entry.options)
+    model.eval()
+    _randomise(model)
+    if entry.unpack:
+        model = _Unpacked(nn.ModuleList([model]), entry.unpack)
+    return model.eval()
+
+
+def _Unpacked(inner: Any, key: str) -> nn.Module:  # noqa: N802 - a class, made where torch is at hand
+    """Return one entry of the dictionary that a model answers with."""
+    from torch import nn  # noqa: PLC0415
+
+    class Unpacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner[0]
+
+        def forward(self, x: Any) -> Any:
+            return self.inner(x)[key]
+
+    return Unpacked()
+
+
+def _randomise(model: nn.Module) -> None:
+    """Give normalisations something to do, and wake what starts at nothing."""
+    import torch  # noqa: PLC0415
+
+    generator = torch.Generator().manual_seed(1)
+
+    def uniform(tensor: Any, low: float, high: float) -> None:
+        tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
+
+    def normal(tensor: Any, std: float) -> None:
+        tensor.copy_(std * torch.randn(tensor.shape, generator=generator))
+
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                normal(buffer, 0.1)
+            elif name.endswith("running_var"):
+                uniform(buffer, 0.5, 1.5)
+        for name, parameter in model.named_parameters():
+            if parameter.numel() == 1:
+                continue
+            if name.endswith("bias") or parameter.ndim == 1 and bool((parameter == 0).all()):
+                normal(parameter, 0.1)
+            elif parameter.ndim == 1 or parameter.numel() == max(parameter.shape) and _is_flat(parameter):
+                # norm weights start at 1; layer scales at 1e-6 .. 1e-1
+                start = float(parameter.abs().mean())
+                uniform(parameter, *((0.5, 1.5) if start >= 0.5 else (0.1, 0.4)))
+            elif _is_flat(parameter):  # heads, gates and positions that start at zero
+                normal(parameter, 0.02)
+
+
+def _is_flat(parameter: Any) -> bool:
+    return bool((parameter == parameter.flatten()[0]).all())
+
+
+# --- exporting ----------------------------------------------------------------------------------------------
+
+
+def export(entry: Entry, path: Path, exporter: str) -> None:
+    """Write one model; the batch is dynamic where that exports."""
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    model = build(entry)
+    example = torch.randn(2, *entry.size)
+    with torch.no_grad():
+        reference = model(example)
+    spread = float(reference.std())
+    partial_path = path.with_suffix(".part")
+    problem = ""
+    for dynamic in (True, False):
+        try:
+            _write(model, example, partial_path, exporter, dynamic=dynamic, keep=entry.keep)
+        except Exception as error:
+            if not dynamic:
+                raise
+            problem = f", fixed batch, because: {type(error).__name__} {' '.join(str(error).split())[:200]}"
+        else:
+            break
+    partial_path.rename(path)
+    data = Path(f"{partial_path}.data")
+    if data.exists():
+        _rename_external(path, data)
+    print(f"answers with mean {float(reference.mean()):.3g}, std {spread:.3g}{problem}")
+
+
+def _write(model: nn.Module, example: Any, path: Path, exporter: str, *, dynamic: bool, keep: bool) -> None:
+    import torch  # noqa: PLC0415
+
+    common: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"], "verbose": False}
+    if exporter == "dynamo":
+        shapes = ({0: torch.export.Dim("batch", min=1, max=64)},) if dynamic else None
+        torch.onnx.export(
+            model, (example,), str(path), dynamo=True, external_data=False, dynamic_shapes=shapes, **common
+        )
+        return
+    if keep:
+        common |= {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
+    axes = {"input": {0: "batch"}, "output": {0: "batch"}} if dynamic else None
+    torch.onnx.export(model, (example,), str(path), dynamo=False, opset_version=17, dynamic_axes=axes, **common)
+
+
+def _rename_external(path: Path, data: Path) -> None:
+    """Write a model again whose weights came as a second file, so that the two names agree."""
+    import onnx  # noqa: PLC0415
+
+    model = onnx.load(path)
+    data.unlink()
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def chosen(names: list[str]) -> list[Entry]:
+    """Return entries by family or name; the first wave when none is named."""
+    result: list[Entry] = []
+    everything = [entry for entries in FAMILIES.values() for entry in entries]
+    for name in names or ["classification"]:
+        found = FAMILIES.get(name) or [e for e in everything if name in (e.name, e.save_as)][:1]
+        if not found:
+            raise SystemExit(f"{name}: no such family or model; families are {', '.join(FAMILIES)}")
+        result += found
+    return list(dict.fromkeys(result, None)) if False else result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", help="families or models")
+    parser.add_argument("--exporter", choices=["ts", "dynamo"], default="ts")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for one model")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for entry in chosen(options.names):
+        stem = entry.save_as or entry.name
+        path = options.folder / f"{stem}.onnx"
+        if options.one:
+            export(entry, path, options.exporter)
+            return
+        if path.exists():
+            continue
+        print(stem, end=" ", flush=True)
+        print(_alone(entry, options), flush=True)
+
+
+def _alone(entry: Entry, options: argparse.Namespace) -> str:
+    """Export in a process of its own; return one line about it."""
+    family = next((f for f in options.names if entry in FAMILIES.get(f, ())), None)
+    command = [sys.executable, __file__, str(options.folder), entry.save_as or entry.name, "--one"]
+    command += ["--exporter", options.exporter]
+    if family == "bench":
+        command[3] = f"bench:{entry.save_as or entry.name}"
+    start = time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=options.timeout, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"FAILED: more than {options.timeout:g} s"
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["?"]
+    return f"{'' if done.returncode == 0 else 'FAILED: '}{lines[-1][:300]} ({time.perf_counter() - start:.0f} s)"
+
+
+if __name__ == "__main__":
+    main()
