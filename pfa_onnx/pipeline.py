@@ -1,12 +1,35 @@
-"""The three verbs: the story in order, nothing else. (Being written: signatures are final.)"""
+"""The three verbs: the story in order, nothing else.
+
+    analyze: load -> measure -> decide -> report
+    prune:   load -> measure -> decide -> cut -> prove -> write -> report
+    check:   run both models -> compare -> gates
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
+
+from pfa_onnx.errors import StatsError
+from pfa_onnx.graph.cost import macs, parameters
+from pfa_onnx.graph.model import Graph, load
+from pfa_onnx.graph.scratch import redraw
 from pfa_onnx.options import DataOptions, Hooks, PlanOptions
-from pfa_onnx.recipe import Method
-from pfa_onnx.results import CheckReport, Report
+from pfa_onnx.recipe import Method, Proof, Size
+from pfa_onnx.results import CheckReport, LayerResult, Report
+from pfa_onnx.stats.statsfile import save_stats as write_stats
+from pfa_onnx.steps import apply
+from pfa_onnx.steps.apply import check_target, cut_copy, embed_recipe, model_bytes, write
+from pfa_onnx.steps.compare import compare
+from pfa_onnx.steps.decide import Decider, Decision
+from pfa_onnx.steps.measure import Measured, describe_model, measure, recall
+
+KL = Method("kl")
 
 
 def analyze(
@@ -19,8 +42,25 @@ def analyze(
     save_stats: Path | None = None,
     hooks: Hooks | None = None,
 ) -> Report:
-    """Measure every layer and say what pruning would do; `stats` replaces the inference."""
-    raise NotImplementedError
+    """Measure every layer and say what pruning would do. Nothing is written but the statistics, if asked for.
+
+    method: PFA-KL when None. stats: statistics of an earlier run, in place of the inference.
+    Raises a PfaError for anything that is wrong with the model, the data or the options.
+    """
+    clock, hooks = _Clock(), hooks or Hooks()
+    with clock("load"):
+        graph = load(model)
+    with clock("measure"):
+        measured = _measured(graph, data, stats, hooks)
+    if save_stats is not None:
+        write_stats(save_stats, measured.stats)
+    with clock("decide"):
+        decider = Decider(measured, plan or PlanOptions(), hooks)
+        decision = decider.decide(method or KL)
+    with clock("cut"):
+        small = cut_copy(graph, decision.edits)
+        after = _size_after(small, decision, measured.probed, None)
+    return _report(measured, decision, after, None, None, clock)
 
 
 def prune(
@@ -33,23 +73,126 @@ def prune(
     stats: Path | None = None,
     recipe: Path | None = None,
     save_stats: Path | None = None,
-    init: str = "keep",
+    init: Literal["keep", "scratch"] = "keep",
     seed: int = 0,
     prove: bool = True,
     hooks: Hooks | None = None,
 ) -> Report:
-    """Cut the model, prove the cut, write it."""
-    raise NotImplementedError
+    """Cut the model, prove the cut on real inputs, write the result.
+
+    recipe: a report of an earlier run, replayed on this model. init: "keep" the surviving filters' weights, or
+    draw them anew from "scratch" (paper, section 3.2.3). Raises ProofError, and writes nothing, when the cut
+    model does not compute what the masked original computes.
+    """
+    clock, hooks = _Clock(), hooks or Hooks()
+    check_target(output, model)
+    with clock("load"):
+        graph = load(model)
+    with clock("measure"):
+        measured = _measured(graph, data, stats, hooks)
+    if save_stats is not None:
+        write_stats(save_stats, measured.stats)
+    with clock("decide"):
+        decider = Decider(measured, plan or PlanOptions(), hooks)
+        decision = _replayed(decider, recipe, method) if recipe else decider.decide(method or KL)
+    with clock("cut"):
+        small = cut_copy(graph, decision.edits)
+        embed_recipe(small, decision, graph.sha256)
+    proof = None
+    if prove:
+        with clock("prove"):
+            proof = apply.prove(graph, small, decision.edits, measured.stats.inputs, data.providers)
+    if init == "scratch":
+        redraw(small, seed)
+    with clock("write"):
+        written = write(small, output)
+    return _report(measured, decision, _size_after(small, decision, measured.probed, written), proof, output, clock)
 
 
 def check(
     original: Path,
     pruned: Path,
     data: DataOptions,
-    gates: dict[str, float] | None = None,
+    gates: Mapping[str, float] | None = None,
     *,
     latency: bool = True,
     hooks: Hooks | None = None,
 ) -> CheckReport:
     """Compare two models on data. gates: any of min_agreement, min_cosine, max_params, max_macs, max_latency."""
-    raise NotImplementedError
+    return compare(original, pruned, data, gates or {}, hooks or Hooks(), latency=latency)
+
+
+def _measured(graph: Graph, data: DataOptions, stats: Path | None, hooks: Hooks) -> Measured:
+    return recall(graph, stats, data) if stats is not None else measure(graph, data, hooks)
+
+
+def _replayed(decider: Decider, recipe: Path, method: Method | None) -> Decision:
+    try:
+        text = recipe.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StatsError(f"cannot read the recipe: {error}", at=str(recipe), fix="give a report written by --json") from None
+    from pfa_onnx.report.as_json import parse_recipe
+
+    return decider.replay(parse_recipe(text, str(recipe)), method or KL)
+
+
+def _size_after(small: Graph, decision: Decision, samples: int, written: int | None) -> Size:
+    shapes = {**decision.trace.shapes, **decision.edits.shapes}
+    kept = {str(v.name) for node in small.nodes for v in node.outputs}
+    shapes = {name: shape for name, shape in shapes.items() if name in kept or name in {s.name for s in small.inputs}}
+    return Size(parameters(small), macs(small, shapes, samples), model_bytes(small) if written is None else written)
+
+
+def _report(
+    measured: Measured, decision: Decision, after: Size, proof: Proof | None, output: Path | None, clock: _Clock
+) -> Report:
+    return Report(
+        model=describe_model(measured.graph, measured.shapes, measured.probed),
+        data=measured.data,
+        method=decision.method,
+        layers=tuple(_layer_results(measured, decision)),
+        after=after,
+        proof=proof,
+        output=output,
+        timings=clock.seconds,
+    )
+
+
+def _layer_results(measured: Measured, decision: Decision) -> Iterator[LayerResult]:
+    moments = measured.stats.moments
+    for traced in decision.trace.layers:
+        layer = traced.layer
+        found = decision.spectra.get(layer.output)
+        why = dict.fromkeys(r for label in layer.labels.tolist() for r in decision.trace.frozen.get(label, ()))
+        value = measured.graph.nodes[traced.use[0]].inputs[traced.use[1]]
+        assert value is not None
+        yield LayerResult(
+            output=layer.output,
+            node=layer.node,
+            op=layer.op,
+            weight=layer.weight,
+            channels=layer.channels,
+            samples=moments[layer.output].count if layer.output in moments else 0,
+            eigenvalues=tuple(found.eigenvalues.tolist()) if found else (),
+            kl=found.kl if found else 0.0,
+            gamma=found.gamma if found else 1.0,
+            asked=decision.asked.get(layer.output, layer.channels),
+            keep=tuple(np.flatnonzero(decision.keep[layer.labels]).tolist()),
+            group=layer.group,
+            frozen=tuple(why),
+            held=sum(label in decision.trace.frozen for label in layer.labels.tolist()),
+            weight_params=int(np.prod(measured.graph.shape_of(value, measured.shapes))),
+        )
+
+
+class _Clock:
+    """Seconds per phase; they are shown with -v and never part of a report that must be reproducible."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start

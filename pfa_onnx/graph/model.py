@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from pfa_onnx.errors import ModelError
 from pfa_onnx.graph.evaluate import evaluate, is_pure
-from pfa_onnx.graph.external import check_external
+from pfa_onnx.graph.external import check_external, external_files
 from pfa_onnx.recipe import InputSpec
 
 Array = npt.NDArray[Any]
@@ -219,3 +219,11 @@ def _not_onnx(path: Path, error: Exception | None) -> ModelError:
     return ModelError(
         f"this is not a complete ONNX model{cause}", at=str(path), fix="check that the file was fully written or copied"
     )
+
+
+def files_size(graph: Graph) -> int:
+    """Return the bytes that a model takes on disk, its external data included."""
+    if graph.path is None:
+        return 0
+    names = external_files(graph.model)
+    return graph.path.stat().st_size + sum((graph.path.parent / name).stat().st_size for name in names)

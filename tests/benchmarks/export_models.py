@@ -13,6 +13,7 @@ is skipped. Every model is exported by a process of its own with a time limit.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 import subprocess
@@ -49,15 +50,13 @@ def _square(*names: str, side: int, **more: Any) -> list[Entry]:
 
 
 _timm = partial(_square, source="timm")
-# timm models whose positions or windows depend on the size are told it
-_timm_sized = {"img_size": 112}
 
 FAMILIES: dict[str, list[Entry]] = {
     "classification": [
         *_square("resnet18", "resnet50", side=64),
         *_square("vgg11_bn", "vgg16", "alexnet", side=224),  # 7 x 7 before the adaptive pooling
         *_square("densenet121", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "squeezenet1_1", side=64),
-        *_square("googlenet", "inception_v3", side=96, options={"init_weights": True, "transform_input": True}),
+        *_square("googlenet", "inception_v3", side=96, options={"init_weights": False, "transform_input": True}),
         *_square("shufflenet_v2_x1_0", "mnasnet1_0", "regnet_y_400mf", "resnext50_32x4d", "wide_resnet50_2", side=64),
         *_square("convnext_tiny", side=64),
         *_square("vit_b_16", side=112, options={"image_size": 112}),
@@ -101,21 +100,27 @@ FAMILIES: dict[str, list[Entry]] = {
 # --- building -----------------------------------------------------------------------------------------------
 
 
-def _define_missing_operators() -> None:
-    """Let torchvision import without its compiled half."""
+def _import_torchvision() -> Any:
+    """Import torchvision, also where its compiled half does not load: no operator of it is needed here."""
     import torch  # noqa: PLC0415
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width, "
-        "int sampling_ratio, bool aligned) -> Tensor",
-    ):
-        try:
+    folder = Path(str(importlib.util.find_spec("torchvision").origin)).parent  # type: ignore[union-attr]
+    try:
+        for compiled in folder.glob("_C*.so"):
+            torch.ops.load_library(compiled)
+    except OSError:
+        pass
+    if not hasattr(torch.ops.torchvision, "nms"):
+        library = torch.library.Library("torchvision", "DEF")
+        for schema in (
+            "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+            "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        ):
             library.define(schema)
-        except RuntimeError:
-            continue  # it is there
-    globals()["_library"] = library  # it lives as long as its operators
+        globals()["_library"] = library  # its operators live as long as it does
+    import torchvision  # noqa: PLC0415
+
+    return torchvision
 
 
 def build(entry: Entry) -> nn.Module:
@@ -124,13 +129,7 @@ def build(entry: Entry) -> nn.Module:
     from torch import nn  # noqa: PLC0415
 
     torch.manual_seed(0)
-    try:
-        import torchvision  # noqa: PLC0415
-    except RuntimeError:
-        for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        _define_missing_operators()
-        import torchvision  # noqa: PLC0415
+    torchvision = _import_torchvision()
     if entry.source == "timm":
         import timm  # noqa: PLC0415
 
@@ -180,9 +179,9 @@ def _randomise(model: nn.Module) -> None:
         for name, parameter in model.named_parameters():
             if parameter.numel() == 1:
                 continue
-            if name.endswith("bias") or parameter.ndim == 1 and bool((parameter == 0).all()):
+            if name.endswith("bias") or (parameter.ndim == 1 and bool((parameter == 0).all())):
                 normal(parameter, 0.1)
-            elif parameter.ndim == 1 or parameter.numel() == max(parameter.shape) and _is_flat(parameter):
+            elif parameter.ndim == 1 or (parameter.numel() == max(parameter.shape) and _is_flat(parameter)):
                 # norm weights start at 1; layer scales at 1e-6 .. 1e-1
                 start = float(parameter.abs().mean())
                 uniform(parameter, *((0.5, 1.5) if start >= 0.5 else (0.1, 0.4)))
@@ -256,16 +255,16 @@ def _rename_external(path: Path, data: Path) -> None:
 # --- the command --------------------------------------------------------------------------------------------
 
 
-def chosen(names: list[str]) -> list[Entry]:
-    """Return entries by family or name; the first wave when none is named."""
-    result: list[Entry] = []
-    everything = [entry for entries in FAMILIES.values() for entry in entries]
+def chosen(names: list[str]) -> dict[str, Entry]:
+    """Return {family:name: entry} by family, name or family:name; the first wave when nothing is named."""
+    known = {f"{family}:{e.save_as or e.name}": e for family, entries in FAMILIES.items() for e in entries}
+    result: dict[str, Entry] = {}
     for name in names or ["classification"]:
-        found = FAMILIES.get(name) or [e for e in everything if name in (e.name, e.save_as)][:1]
+        found = [key for key in known if name in (key, *key.split(":"))]
         if not found:
             raise SystemExit(f"{name}: no such family or model; families are {', '.join(FAMILIES)}")
-        result += found
-    return list(dict.fromkeys(result, None)) if False else result
+        result |= {key: known[key] for key in (found if name in FAMILIES else found[:1])}
+    return result
 
 
 def main() -> None:
@@ -277,25 +276,18 @@ def main() -> None:
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    for entry in chosen(options.names):
-        stem = entry.save_as or entry.name
-        path = options.folder / f"{stem}.onnx"
+    for key, entry in chosen(options.names).items():
+        path = options.folder / f"{entry.save_as or entry.name}.onnx"
         if options.one:
             export(entry, path, options.exporter)
-            return
-        if path.exists():
-            continue
-        print(stem, end=" ", flush=True)
-        print(_alone(entry, options), flush=True)
+        elif not path.exists():
+            print(path.stem, end=" ", flush=True)
+            print(_alone(key, options), flush=True)
 
 
-def _alone(entry: Entry, options: argparse.Namespace) -> str:
+def _alone(key: str, options: argparse.Namespace) -> str:
     """Export in a process of its own; return one line about it."""
-    family = next((f for f in options.names if entry in FAMILIES.get(f, ())), None)
-    command = [sys.executable, __file__, str(options.folder), entry.save_as or entry.name, "--one"]
-    command += ["--exporter", options.exporter]
-    if family == "bench":
-        command[3] = f"bench:{entry.save_as or entry.name}"
+    command = [sys.executable, __file__, str(options.folder), key, "--one", "--exporter", options.exporter]
     start = time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     try:

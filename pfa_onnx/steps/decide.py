@@ -1,0 +1,229 @@
+"""Step 2: from statistics to a recipe. How many (PFA-En, PFA-KL, a target), which, and what the graph allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+import numpy as np
+
+from pfa_onnx.errors import TargetError, UsageError
+from pfa_onnx.graph.follow import Edits, Mask, Stuck, follow
+from pfa_onnx.graph.norms import filter_norms
+from pfa_onnx.graph.plan import legalise, settle
+from pfa_onnx.graph.planned import Planned
+from pfa_onnx.graph.trace import Trace, Traced
+from pfa_onnx.options import Hooks, PlanOptions
+from pfa_onnx.recipe import Coupling, Ints, Method, Reason, Wish
+from pfa_onnx.stats.pfa import Spectrum, asked, spectrum
+from pfa_onnx.stats.selection import removal_orders, wish
+from pfa_onnx.steps.measure import Measured
+
+ENOUGH_SAMPLES = 10  # samples a channel, below which the spectrum is noticeably underestimated
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What was decided. keep: [labels], True for what stays; edits: how the graph follows."""
+
+    trace: Trace
+    method: Method
+    spectra: Mapping[str, Spectrum]
+    asked: Mapping[str, int]
+    keep: Mask
+    edits: Edits
+
+
+class Decider:
+    """Decides for one measured model; spectra and orders are computed once and serve every tau."""
+
+    def __init__(self, measured: Measured, options: PlanOptions, hooks: Hooks) -> None:
+        self.measured = measured
+        self.options = options
+        self.hooks = hooks
+        held = {**measured.unmeasured, **self._left_out(), **self._too_few()}
+        self.trace = settle(measured.graph, measured.shapes, held.items())
+        self._orders: dict[tuple[str, int], tuple[Ints, ...]] = {}
+
+    @cached_property
+    def spectra(self) -> dict[str, Spectrum]:
+        """The spectrum of every measured layer (paper, section 3.1)."""
+        found = {}
+        moments = self.measured.stats.moments
+        for k, traced in enumerate(self.trace.layers):
+            if traced.layer.output in moments:
+                found[traced.layer.output] = spectrum(moments[traced.layer.output].covariance)
+            self.hooks.progress("spectra", k + 1, len(self.trace.layers))
+        return found
+
+    @property
+    def coupling(self) -> Coupling:
+        """What the data half needs of the graph: the measured layers only."""
+        layers = tuple(t.layer for t in self.trace.layers if t.layer.output in self.spectra)
+        return Coupling(layers, self.trace.frozen)
+
+    def decide(self, method: Method) -> Decision:
+        """Return the recipe of a method; raises TargetError when no recipe reaches its target."""
+        if method.name in {"params", "macs"}:
+            method = self._search(method, self._closed_form(method.name))
+        return self._decision(method)
+
+    def _decision(self, method: Method) -> Decision:
+        while True:
+            counts = asked(self.spectra, method)
+            keep = self.kept(method, counts)
+            try:
+                return Decision(self.trace, method, self.spectra, counts, keep, follow(self.trace, keep))
+            except Stuck as stuck:  # the rehearsals did not meet this one: freeze what the node reads, plan again
+                node = self.trace.graph.nodes[stuck.index]
+                reason = Reason(f"{node.op_type} {stuck.why}", str(node.name or node.outputs[0].name))
+                more = {label: (reason,) for label in stuck.ids.tolist() if label not in self.trace.frozen}
+                if not more:
+                    raise
+                self.trace = replace(self.trace, frozen={**self.trace.frozen, **more})
+                self._orders.clear()
+
+    def kept(self, method: Method, counts: Mapping[str, int]) -> Mask:
+        """Return what stays when every layer asks for so many channels."""
+        wanted = self._wish(method, counts)
+        round_to, minimum = self.options.round_to, self.options.min_channels
+        return legalise(self.trace, wanted.remove, wanted.order, round_to=round_to, minimum=minimum)
+
+    def replay(self, recipe: Mapping[str, tuple[int, tuple[int, ...]]], method: Method) -> Decision:
+        """Return the decision that a recipe holds; raises UsageError where it does not fit this model."""
+        keep = np.ones(self.trace.count, dtype=np.bool_)
+        for traced in self.trace.layers:
+            layer = traced.layer
+            if layer.output not in recipe:
+                continue
+            channels, kept = recipe[layer.output]
+            if channels != layer.channels:
+                raise UsageError(
+                    f"the recipe knows {channels} channels, this model has {layer.channels}",
+                    at=layer.node,
+                    fix="use a recipe of the same architecture",
+                )
+            gone = np.delete(layer.labels, list(kept))
+            keep[gone] = False
+        self._check_fits(keep, recipe)
+        decision = follow(self.trace, keep)
+        counts = {t.layer.output: int(keep[t.layer.labels].sum()) for t in self.trace.layers}
+        return Decision(self.trace, method, {}, counts, keep, decision)
+
+    def _check_fits(self, keep: Mask, recipe: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
+        order = np.flatnonzero(~keep)
+        legal = legalise(self.trace, order.tolist(), order)
+        for traced in self.trace.layers:
+            wanted = recipe.get(traced.layer.output)
+            if wanted is not None and not np.array_equal(np.flatnonzero(legal[traced.layer.labels]), wanted[1]):
+                raise UsageError(
+                    f"the recipe keeps {len(wanted[1])} of {wanted[0]} channels, which this graph's couplings do not allow",
+                    at=traced.layer.node,
+                    fix="use a recipe of the same architecture, made with the same options",
+                )
+
+    # --- which layers take part ------------------------------------------------------------------------
+
+    def _left_out(self) -> dict[str, Reason]:
+        layers = self.measured.layers
+        found: dict[str, Reason] = {}
+        for pattern in self.options.include:
+            _matching(pattern, layers, "--include")
+        for traced in layers:
+            if self.options.include and not any(_matches(traced, p) for p in self.options.include):
+                found[traced.layer.output] = Reason("is not among --include", traced.layer.node)
+        for pattern in self.options.exclude:
+            for traced in _matching(pattern, layers, "--exclude"):
+                found[traced.layer.output] = Reason(f"is left out by --exclude '{pattern}'", traced.layer.node)
+        return found
+
+    def _too_few(self) -> dict[str, Reason]:
+        """Fewer samples than channels underestimate the spectrum, and would prune too much."""
+        samples = self.measured.stats.samples
+        widest = max((t.layer.channels for t in self.measured.layers), default=0)
+        frozen = {
+            t.layer.output: Reason(f"has {t.layer.channels} channels, which {samples} samples cannot describe", t.layer.node)
+            for t in self.measured.layers
+            if samples < t.layer.channels
+        }
+        if frozen and not self.options.allow_few_samples:
+            self.hooks.warn(
+                f"{len(frozen)} layers have more channels than the {samples} samples and stay whole; give {widest} "
+                "samples or more, or --allow-few-samples"
+            )
+            return frozen
+        if samples < ENOUGH_SAMPLES * widest:
+            self.hooks.warn(
+                f"{samples} samples for layers of up to {widest} channels: with fewer than {ENOUGH_SAMPLES} a channel, "
+                "PFA keeps fewer channels than it would with more data"
+            )
+        return {}
+
+    # --- how many, and which ---------------------------------------------------------------------------
+
+    def _wish(self, method: Method, counts: Mapping[str, int]) -> Wish:
+        coupling = self.coupling
+        key = (method.select, method.seed)
+        if key not in self._orders:
+            moments = self.measured.stats.moments
+            norms = None
+            if method.select in {"l1", "l2"}:
+                power = 1 if method.select == "l1" else 2
+                norms = {t.layer.output: filter_norms(self.trace, t, power) for t in self.trace.layers}
+            self._orders[key] = removal_orders(coupling, method, {k: m.m2 for k, m in moments.items()}, norms)
+        return wish(coupling, counts, self._orders[key])
+
+    def _closed_form(self, name: str) -> Callable[[Mask], float]:
+        planned = Planned(self.trace, self.measured.probed)
+        cost = planned.parameters if name == "params" else planned.macs
+        whole = cost(np.ones(self.trace.count, dtype=np.bool_))
+        return lambda keep: cost(keep) / max(whole, 1)
+
+    def _search(self, method: Method, ratio: Callable[[Mask], float]) -> Method:
+        """Find the largest tau whose cut model costs at most the target (paper, section 3.2.1).
+
+        The recipe is a step function of tau: it changes only where a layer's cumulative energy is reached.
+        """
+        assert method.target is not None
+        steps = np.unique(np.concatenate([s.breakpoints() for s in self.spectra.values()] or [np.array([1.0])]))
+
+        def cost(k: int) -> float:
+            tried = replace(method, tau=float(steps[k]))
+            return ratio(self.kept(tried, asked(self.spectra, tried)))
+
+        low, high = -1, len(steps) - 1  # low always fits (once it is not -1), high + 1 never does
+        if cost(high) <= method.target:
+            low = high
+        while high - low > 1:
+            middle = (low + high) // 2
+            self.hooks.progress("target", len(steps) - (high - low), len(steps))
+            if cost(middle) <= method.target:
+                low = middle
+            else:
+                high = middle
+        if low < 0 and cost(0) <= method.target:
+            low = 0
+        if low < 0:
+            raise TargetError(
+                f"no recipe has {method.target:.4g} of the original's {method.name}; the least is {cost(0):.4g}",
+                at=f"--{method.name} {method.target:g}",
+                fix=f"ask for --{method.name} {np.ceil(cost(0) * 1000) / 1000:.3f} or more",
+            )
+        return replace(method, tau=float(steps[low]))
+
+
+def _matches(traced: Traced, pattern: str) -> bool:
+    layer = traced.layer
+    return any(fnmatchcase(name, pattern) for name in (layer.node, layer.output, layer.weight))
+
+
+def _matching(pattern: str, layers: tuple[Traced, ...], flag: str) -> list[Traced]:
+    found = [traced for traced in layers if _matches(traced, pattern)]
+    if not found:
+        example = f"names look like '{layers[0].layer.node}'; " if layers else ""
+        raise UsageError(
+            f"{flag} '{pattern}' matches no layer", fix=f"{example}list them with `pfa-onnx analyze -v`"
+        )
+    return found

@@ -1,0 +1,214 @@
+"""Step 1: run the model over the data once, and learn every shape and every layer's statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pfa_onnx.errors import DataError, StatsError, UsageError
+from pfa_onnx.graph.cost import macs, parameters
+from pfa_onnx.graph.model import Graph, files_size
+from pfa_onnx.graph.taps import probe, tapped
+from pfa_onnx.graph.trace import Traced, Tracer
+from pfa_onnx.options import DataOptions, Hooks
+from pfa_onnx.recipe import Reason, Size
+from pfa_onnx.results import DataInfo, ModelInfo
+from pfa_onnx.stats.covariance import Accumulator, Moments
+from pfa_onnx.stats.data import Batch, Dataset, open_data, require_two
+from pfa_onnx.stats.preprocess import make_preprocess
+from pfa_onnx.stats.session import Runner, batch_size_for, fixed_batch, prefetch, run_padded
+from pfa_onnx.stats.statsfile import StatsFile, load_stats
+from pfa_onnx.steps.serialized import runnable
+
+Array = npt.NDArray[Any]
+
+KEPT_SAMPLES = 8  # how many inputs stay at hand for the proof
+KEPT_BYTES = 64_000_000  # ... unless they are larger than this; one stays in any case
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What one pass over the data measured.
+
+    shapes: of every tensor, in a run on `probed` samples. unmeasured: layers without a usable response, and why.
+    """
+
+    graph: Graph
+    shapes: dict[str, tuple[int, ...]]
+    probed: int
+    layers: tuple[Traced, ...]
+    unmeasured: Mapping[str, Reason]
+    stats: StatsFile
+    data: DataInfo | None
+
+
+def measure(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
+    """Calibrate: one inference pass, every layer's response pooled in the graph (paper, section 3.1)."""
+    dataset = open_dataset(graph, options)
+    size = batch_size_for(graph.inputs, options.batch_size)
+    batches = dataset.batches(size)
+    first = next(batches, None)
+    if first is None:
+        raise DataError("there are no samples", at=dataset.source, fix="give --data some inputs")
+    kept = _kept(first)
+    shapes, probed = learn_shapes(graph, kept, options)
+    layers = find_layers(graph, shapes)
+    calibration = _Calibration(graph, layers, options, size)
+    seen = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for batch in prefetch(_chain(first, batches)):
+            calibration.add(batch)
+            seen += batch.count
+            hooks.progress("calibrate", seen, dataset.count)
+    _report_skipped(dataset, hooks)
+    require_two(dataset, seen)
+    described = dict(dataset.describe())
+    stats = StatsFile(
+        model_sha256=graph.sha256,
+        source=dataset.source,
+        samples=seen,
+        provider=calibration.provider,
+        moments=calibration.moments(),
+        inputs=kept,
+        preprocess=described,
+    )
+    info = DataInfo(dataset.source, seen, described, calibration.provider, size, tuple(dataset.skipped))
+    return Measured(graph, shapes, probed, layers, calibration.unmeasured, stats, info)
+
+
+def recall(graph: Graph, path: Path, options: DataOptions) -> Measured:
+    """Take the statistics from a file instead; only the shapes are learned, from an input that it keeps."""
+    stats = load_stats(path)
+    if stats.model_sha256 != graph.sha256:
+        raise StatsError(
+            f"{path.name} was measured on a different model "
+            f"(sha256 {stats.model_sha256[:8]}..., this one is {graph.sha256[:8]}...)",
+            at=str(path),
+            fix=f"run `pfa-onnx analyze {graph.path} --data DATA --save-stats {path}` again",
+        )
+    shapes, probed = learn_shapes(graph, stats.inputs, options)
+    layers = find_layers(graph, shapes)
+    unmeasured = {t.layer.output: _without_samples(t) for t in layers if t.layer.output not in stats.moments}
+    info = DataInfo(stats.source, stats.samples, stats.preprocess, stats.provider, 0)
+    return Measured(graph, shapes, probed, layers, unmeasured, stats, info)
+
+
+def open_dataset(graph: Graph, options: DataOptions) -> Dataset:
+    """Open the data for this model; data is never invented."""
+    if options.data is None:
+        raise UsageError(
+            "no data: PFA measures the model on real inputs, and none are ever invented",
+            fix="add --data FOLDER_OF_IMAGES, FILE.npz or loader.py:function",
+        )
+    chosen = options.preprocess
+    if isinstance(chosen, str | Path) or options.overrides:
+        chosen = make_preprocess(str(chosen), **options.overrides)
+    return open_data(options.data, graph.inputs, preprocess=chosen, limit=options.limit)
+
+
+def learn_shapes(
+    graph: Graph, inputs: Mapping[str, Array], options: DataOptions
+) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Learn the concrete shape of every tensor from a real sample; they are never written to a file."""
+    count = fixed_batch(graph.inputs) or 1
+    feeds = {name: _rows(array, count) for name, array in inputs.items()}
+    proto, wanted = probe(graph)
+    with runnable(proto, graph) as model:
+        runner = Runner(model, providers="cpu", external_dir=graph.directory)
+        found = runner.run(feeds, list(wanted))
+    shapes = {wanted[tap]: tuple(int(n) for n in shape) for tap, shape in found.items()}
+    shapes.update({name: tuple(array.shape) for name, array in feeds.items()})
+    return shapes, count
+
+
+def find_layers(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> tuple[Traced, ...]:
+    """Return the model's layers, in graph order."""
+    tracer = Tracer(graph, shapes)
+    tracer.run()
+    return tracer.finish().layers
+
+
+def describe_model(graph: Graph, shapes: Mapping[str, tuple[int, ...]], samples: int) -> ModelInfo:
+    """Say what a model is and costs."""
+    size = Size(parameters(graph), macs(graph, shapes, samples), files_size(graph))
+    return ModelInfo(str(graph.path), graph.sha256, graph.opset, size)
+
+
+class _Calibration:
+    """Feeds pooled responses to one accumulator a layer; memory does not grow with the number of samples."""
+
+    def __init__(self, graph: Graph, layers: tuple[Traced, ...], options: DataOptions, size: int) -> None:
+        self._size = size
+        self._layers = {traced.layer.output: traced for traced in layers}
+        self._sums = {t.layer.output: Accumulator(t.layer.channels, t.layer.node) for t in layers}
+        self.unmeasured: dict[str, Reason] = {}
+        self.provider = "cpu"
+        self._runner: Runner | None = None
+        self._taps: dict[str, str] = {}
+        if layers:
+            proto, self._taps = tapped(graph, layers)
+            with runnable(proto, graph) as model:
+                self._runner = Runner(model, providers=options.providers, external_dir=graph.directory)
+            self.provider = self._runner.provider
+
+    def add(self, batch: Batch) -> None:
+        if self._runner is None:
+            return
+        found = run_padded(self._runner, batch, list(self._taps.values()), self._size)
+        for output, tap in self._taps.items():
+            rows = self._per_sample(output, found[tap], batch.count)
+            if rows is not None:
+                self._sums[output].add(rows)
+
+    def _per_sample(self, output: str, rows: Array, count: int) -> Array | None:
+        """Return one row a sample: windows and crops of one sample lie together, and are pooled too."""
+        if output in self.unmeasured:
+            return None
+        if len(rows) == count:
+            return rows
+        if count and len(rows) % count == 0:
+            return rows.reshape(count, -1, rows.shape[-1]).max(axis=1)
+        self.unmeasured[output] = Reason(
+            f"gives {len(rows)} rows for {count} samples, so that no row belongs to one sample",
+            self._layers[output].layer.node,
+        )
+        return None
+
+    def moments(self) -> dict[str, Moments]:
+        return {output: sums.moments() for output, sums in self._sums.items() if output not in self.unmeasured}
+
+
+def _without_samples(traced: Traced) -> Reason:
+    return Reason("has no statistics in the file", traced.layer.node)
+
+
+def _kept(batch: Batch) -> dict[str, Array]:
+    """Keep the first few samples for the proof."""
+    whole = sum(array.nbytes for array in batch.feeds.values())
+    count = min(batch.count, KEPT_SAMPLES, max(1, KEPT_BYTES * batch.count // max(whole, 1)))
+    return {name: array[:count].copy() for name, array in batch.feeds.items()}
+
+
+def _rows(array: Array, count: int) -> Array:
+    """Return exactly `count` samples: the first ones, the last of them repeated if need be."""
+    if len(array) >= count:
+        return array[:count]
+    return np.concatenate([array, np.repeat(array[-1:], count - len(array), axis=0)])
+
+
+def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
+    yield first
+    yield from rest
+
+
+def _report_skipped(dataset: Dataset, hooks: Hooks) -> None:
+    skipped = list(dataset.skipped)
+    if skipped:
+        name, why = skipped[0]
+        more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        hooks.warn(f"{len(skipped)} input{'s' if len(skipped) > 1 else ''} skipped: {name} ({why}){more}")
