@@ -1,3 +1,60 @@
-"""Make trained ONNX models smaller: structured pruning by Principal Filter Analysis."""
+"""Make trained ONNX models smaller: structured pruning by Principal Filter Analysis.
+
+    import pfa_onnx
+
+    report = pfa_onnx.analyze("model.onnx", "images/")
+    report = pfa_onnx.prune("model.onnx", "images/", pfa_onnx.Method("energy", tau=0.95), output="small.onnx")
+    result = pfa_onnx.check("model.onnx", "small.onnx", "images/")
+
+Everything returned is an immutable value; everything that can go wrong is a `PfaError`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CheckReport",
+    "DataOptions",
+    "Hooks",
+    "LayerResult",
+    "Method",
+    "PfaError",
+    "PlanOptions",
+    "Report",
+    "analyze",
+    "check",
+    "prune",
+]
+
+if TYPE_CHECKING:
+    from pfa_onnx.api import analyze, check, prune
+    from pfa_onnx.errors import PfaError
+    from pfa_onnx.options import DataOptions, Hooks, PlanOptions
+    from pfa_onnx.recipe import Method
+    from pfa_onnx.results import CheckReport, LayerResult, Report
+
+_HOMES = {
+    "analyze": "api",
+    "check": "api",
+    "prune": "api",
+    "PfaError": "errors",
+    "DataOptions": "options",
+    "Hooks": "options",
+    "PlanOptions": "options",
+    "Method": "recipe",
+    "CheckReport": "results",
+    "LayerResult": "results",
+    "Report": "results",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `pfa-onnx --help` needs none of it."""
+    from importlib import import_module  # noqa: PLC0415 - the same reason
+
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

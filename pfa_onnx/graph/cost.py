@@ -46,7 +46,14 @@ def weights(graph: Graph) -> dict[str, tuple[int, ...]]:
             tensor = node.attributes["value"].value
             if tensor.dtype in _WEIGHT_TYPES and len(tensor.shape):
                 found[str(node.outputs[0].name)] = tuple(int(n) for n in tensor.shape)
+        elif node.op_type == "ConstantOfShape" and graph.is_constant(node.outputs[0]) and _makes_floats(node):
+            shape = graph.array(node.inputs[0])  # type: ignore[arg-type]
+            found[str(node.outputs[0].name)] = tuple(int(n) for n in shape)
     return found
+
+
+def _makes_floats(node: ir.Node) -> bool:
+    return "value" not in node.attributes or node.attributes["value"].value.dtype in _WEIGHT_TYPES
 
 
 def _behind_identities(value: ir.Value | None) -> ir.Value | None:

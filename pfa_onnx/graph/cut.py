@@ -134,6 +134,10 @@ class Cutter:
         node = value.producer()
         if node is None or use not in self.gathers or not node.inputs or node.inputs[0] is None:
             return False
+        if node.op_type == "ConstantOfShape":  # all elements are equal: fewer of them are made
+            shape = self._cut_array(self.graph.array(value), use).shape
+            self.replaced[self._index[id(node)], 0] = np.array(shape, dtype=np.int64)
+            return True
         source = self.graph.array(node.inputs[0]).shape
         axes = _axes_before(node, source, self.graph.array(value).shape)
         if axes is None:

@@ -32,8 +32,9 @@ class Labels:
         differ = a != b
         if not differ.any():
             return
-        pairs = np.unique(np.stack([a[differ], b[differ]], axis=1), axis=0)
-        for x, y in pairs.tolist():
+        count = len(self._parent)
+        pairs = np.unique(a[differ] * count + b[differ])
+        for x, y in zip((pairs // count).tolist(), (pairs % count).tolist(), strict=True):
             self._union(x, y)
 
     def freeze(self, labels: Ints, reason: Reason) -> None:

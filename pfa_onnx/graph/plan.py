@@ -126,7 +126,7 @@ def _pinned(tracer: Tracer) -> Trace:
         for traced in trace.layers:
             if len(np.unique(traced.layer.labels)) == 1:
                 labels.freeze(traced.layer.labels, Reason("is the only channel of its layer", traced.layer.node))
-        for rows in equal_rows(trace):
+        for rows in trace.blocks:
             _pin_rows(labels, trace, rows)
         if len(labels.frozen()) == before:
             return tracer.finish()
@@ -144,25 +144,6 @@ def _pin_rows(labels: Labels, trace: Trace, rows: Rows) -> None:
         node = trace.graph.nodes[rows.index]
         why = f"is all that one block or piece of a {node.op_type} has"
         labels.freeze(rows.ids[single], Reason(why, str(node.name or node.outputs[0].name)))
-
-
-def equal_rows(trace: Trace) -> list[Rows]:
-    """Return all rows that must keep equally many, blocks and split axes alike, each set once."""
-    found: dict[bytes, Rows] = {}
-    splits = [(_split_rows(split.ids), split.index) for split in trace.splits]
-    for ids, index in [(r.ids, r.index) for r in trace.rows] + [(ids, i) for ids, i in splits if ids is not None]:
-        unique = np.unique(ids, axis=0)
-        found.setdefault(unique.tobytes() + str(unique.shape).encode(), Rows(unique, index))
-    return list(found.values())
-
-
-def _split_rows(ids: Ints) -> Ints | None:
-    """Return the rows of a split, [rows, n]: it shrinks along the last axis that labels vary along."""
-    axes = varying(shrink(ids))
-    if not axes:
-        return None
-    moved = np.moveaxis(ids, axes[-1], -1)
-    return np.ascontiguousarray(moved.reshape(-1, moved.shape[-1]))
 
 
 # --- restoring ------------------------------------------------------------------------------------------
@@ -198,7 +179,7 @@ def legalise(trace: Trace, remove: Iterable[int], order: Ints, *, round_to: int 
     rank = np.full(trace.count, -1, dtype=np.int64)
     rank[order] = np.arange(len(order))
     state = _Restoring(keep, rank)
-    rows = equal_rows(trace)
+    rows = trace.blocks
     changed = True
     while changed:
         changed = False

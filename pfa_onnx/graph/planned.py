@@ -94,7 +94,7 @@ def kept_share(factors: list[Factor] | tuple[Factor, ...], keep: Mask) -> float:
 def _root(value: ir.Value) -> str:
     """Return the name of the constant that a chain of operators starts from."""
     node = value.producer()
-    while node is not None and node.op_type != "Constant" and node.inputs and node.inputs[0] is not None:
+    while node is not None and node.op_type not in {"Constant", "ConstantOfShape"} and node.inputs and node.inputs[0] is not None:
         value = node.inputs[0]
         node = value.producer()
     return str(value.name)

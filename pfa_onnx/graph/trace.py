@@ -6,8 +6,10 @@ the rows that must lose equally many, and what is frozen and why.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,17 @@ class Trace:
     values: Mapping[str, Array]
     count: int
     blunt: frozenset[int] = frozenset()
+
+    @cached_property
+    def blocks(self) -> tuple[Rows, ...]:
+        """All rows that must keep equally many, those of split axes included, each set once."""
+        found: dict[bytes, Rows] = {}
+        splits = [(_split_rows(split.ids), split.index) for split in self.splits]
+        for ids, index in [(r.ids, r.index) for r in self.rows] + [(ids, i) for ids, i in splits if ids is not None]:
+            key = ids.tobytes() + str(ids.shape).encode()
+            if key not in found:
+                found[key] = Rows(np.unique(ids, axis=0), index)
+        return tuple(found.values())
 
 
 class Tracer(Context):
@@ -217,29 +230,27 @@ class Tracer(Context):
 
 def coupled_sets(labels: Sequence[Ints], frozen: Mapping[int, object]) -> list[int | None]:
     """Number the sets of layers that share labels which may go; None for a layer that shares none."""
-    owner: dict[int, int] = {}
     sets = Labels()
     sets.fresh(len(labels))
-    for i, own in enumerate(labels):
-        for label in np.unique(own).tolist():
-            if label not in frozen:
-                first = owner.setdefault(label, i)
-                sets.same(np.array([first]), np.array([i]))
+    if labels:
+        every = np.concatenate(labels)
+        layer = np.repeat(np.arange(len(labels)), [len(own) for own in labels])
+        free = ~np.isin(every, np.fromiter(frozen, np.int64, len(frozen)))
+        _, first, which = np.unique(every[free], return_index=True, return_inverse=True)
+        sets.same(layer[free][first][which], layer[free])
     roots = sets.roots().tolist()
+    times = Counter(roots)
     numbers: dict[int, int] = {}
     for root in roots:
-        if roots.count(root) > 1:
+        if times[root] > 1:
             numbers.setdefault(root, len(numbers))
     return [numbers.get(root) for root in roots]
 
 
-def split_rows(ids: Ints) -> Ints | None:
-    """Return the rows of a split that must lose equally many, [rows, n]: it shrinks along its last varying axis.
-
-    None where labels do not vary at all.
-    """
-    axes = [a for a in varying(movement.shrink(ids))]
+def _split_rows(ids: Ints) -> Ints | None:
+    """Return the rows of a split, [rows, n]: it shrinks along the last axis that labels vary along."""
+    axes = varying(movement.shrink(ids))
     if not axes:
         return None
     moved = np.moveaxis(ids, axes[-1], -1)
-    return moved.reshape(-1, moved.shape[-1])
+    return np.ascontiguousarray(moved.reshape(-1, moved.shape[-1]))

@@ -1,5 +1,5 @@
-"""Results -> terminal text | JSON | Markdown | HTML; pure functions, nothing here prints or opens a file.
+"""Results -> terminal text | JSON | Markdown | HTML; pure functions, nothing here prints or writes a file.
 
-    results -> words (sentences), tables (rows) -> text, markdown, html
-    results -> as_json -> a file that `parse_recipe` reads again
+words (sentences) and tables (rows) say it once; text, markdown and html show it.
+as_json is for programs, and `parse_recipe` reads it again.
 """

@@ -1,0 +1,93 @@
+"""The three verbs for scripts: paths may be strings, and data anything that `--data` or Python can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pfa_onnx import pipeline
+from pfa_onnx.options import DataOptions, Hooks, PlanOptions
+from pfa_onnx.recipe import Method
+from pfa_onnx.results import CheckReport, Report
+
+
+def analyze(
+    model: str | Path,
+    data: Any = None,
+    method: Method | None = None,
+    plan: PlanOptions | None = None,
+    *,
+    stats: str | Path | None = None,
+    save_stats: str | Path | None = None,
+    hooks: Hooks | None = None,
+) -> Report:
+    """Measure every layer and say what pruning would do.
+
+    data: `DataOptions`, or what `DataOptions.data` takes: a folder of images, a .npy or .npz file,
+    "loader.py:function", a mapping of input names to arrays [samples, ...], an array, or a callable that
+    yields them. stats: a statistics file, in place of data. method: PFA-KL when None.
+    Raises PfaError.
+    """
+    return pipeline.analyze(
+        Path(model), _options(data), method, plan, stats=_path(stats), save_stats=_path(save_stats), hooks=hooks
+    )
+
+
+def prune(
+    model: str | Path,
+    data: Any = None,
+    method: Method | None = None,
+    plan: PlanOptions | None = None,
+    *,
+    output: str | Path | None = None,
+    stats: str | Path | None = None,
+    recipe: str | Path | None = None,
+    save_stats: str | Path | None = None,
+    init: Literal["keep", "scratch"] = "keep",
+    seed: int = 0,
+    hooks: Hooks | None = None,
+) -> Report:
+    """Cut the model, prove the cut on real inputs, and write it to `output` (default: MODEL's stem + .pruned.onnx).
+
+    recipe: a JSON report of an earlier run, replayed. Raises PfaError; then nothing was written.
+    """
+    model = Path(model)
+    return pipeline.prune(
+        model,
+        _options(data),
+        method,
+        plan,
+        output=Path(output) if output is not None else model.with_name(f"{model.stem}.pruned.onnx"),
+        stats=_path(stats),
+        recipe=_path(recipe),
+        save_stats=_path(save_stats),
+        init=init,
+        seed=seed,
+        hooks=hooks,
+    )
+
+
+def check(
+    original: str | Path,
+    pruned: str | Path,
+    data: Any,
+    gates: Mapping[str, float] | None = None,
+    *,
+    latency: bool = True,
+    hooks: Hooks | None = None,
+) -> CheckReport:
+    """Compare two models on data. gates: any of min_agreement, min_cosine, max_params, max_macs, max_latency.
+
+    Raises PfaError. A gate that does not hold is no error: see `CheckReport.passed`.
+    """
+    return pipeline.check(Path(original), Path(pruned), _options(data), gates, latency=latency, hooks=hooks)
+
+
+def _options(data: Any) -> DataOptions:
+    return data if isinstance(data, DataOptions) else replace(DataOptions(), data=data)
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -1,0 +1,78 @@
+"""The command line: flags -> one pipeline call -> exit code; the only package that prints.
+
+params (flags) -> collect (flags to options, and what does not go together) -> app (the verbs)
+-> terminal (progress, warnings, colours) and files (reports on disk).
+
+Exit codes: 0 fine, 1 the answer is no, 2 could not run, 130 interrupted. Nothing heavy is imported before a verb
+runs, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+from pfa_onnx.cli.app import app
+from pfa_onnx.cli.terminal import complain, forgive_encodings
+from pfa_onnx.errors import InternalError, PfaError
+
+_BUG = "this is a bug in pfa-onnx; please report it with the model and the traceback that -v shows"
+
+
+@dataclass
+class State:
+    """What a verb tells `main`: whether to show tracebacks of bugs."""
+
+    verbose: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    forgive_encodings()
+    state = State()
+    try:
+        code = app.main(
+            args=argv if argv is None else list(argv), prog_name="pfa-onnx", standalone_mode=False, obj=state
+        )
+    except (click.Abort, KeyboardInterrupt):
+        complain("interrupted")
+        return 130
+    except click.ClickException as error:
+        complain(_usage(error))
+        return 2
+    except Exception as error:  # noqa: BLE001  Python's own exit code for a traceback is 1, which would read as "no"
+        return _failed(error, verbose=state.verbose)
+    return code if isinstance(code, int) else 0
+
+
+def _failed(error: Exception, *, verbose: bool) -> int:
+    if isinstance(error, PfaError) and not isinstance(error, InternalError):
+        complain(str(error))
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        complain(str(PfaError("out of memory", fix="use a smaller --batch-size")))
+        return 2
+    if verbose:
+        complain("".join(traceback.format_exception(error)).rstrip())
+    what = error.what if isinstance(error, InternalError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+    complain(str(InternalError(what, at=getattr(error, "at", None), fix=getattr(error, "fix", None) or _BUG)))
+    return 2
+
+
+def _usage(error: click.ClickException) -> str:
+    """Return click's complaint in the style of all others."""
+    what = error.message if getattr(error, "possibilities", None) else error.format_message()
+    what = what.strip().removesuffix(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "pfa-onnx"
+    close = getattr(error, "possibilities", None) or ()
+    fix = f"did you mean {' or '.join(close)}?" if close else f"see `{command} --help`"
+    return str(PfaError(what[:1].lower() + what[1:], fix=fix))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""The verbs: analyze, prune, check, doctor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pfa_onnx import __version__
+from pfa_onnx.cli import collect, files, params
+from pfa_onnx.cli.terminal import Terminal, show, width_of
+
+if TYPE_CHECKING:
+    from pfa_onnx.results import CheckReport, Report
+
+_REPORTS = ("json", "markdown", "html")
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_SETTINGS, invoke_without_command=True)
+@click.version_option(__version__, prog_name="pfa-onnx", message="%(prog)s %(version)s")
+@click.pass_context
+def app(ctx: click.Context) -> int:
+    """Make trained ONNX models smaller by removing channels that their own responses show to be redundant."""
+    if ctx.invoked_subcommand is None:
+        show(ctx.get_help() + "\n", sys.stderr)
+        return 2
+    return 0
+
+
+class Run:
+    """What all verbs share: targets checked first, a voice while it works, reports at the end."""
+
+    def __init__(self, ctx: click.Context, *, reads: tuple[Path | None, ...], output: Path | None = None) -> None:
+        given = ctx.params
+        if given["quiet"] and given["verbose"]:
+            raise click.UsageError("--quiet and --verbose are opposites", ctx)
+        self.targets: dict[str, str] = {name: given[name] for name in _REPORTS if given[name] is not None}
+        self.quiet: bool = given["quiet"]
+        self.verbose: bool = given["verbose"]
+        if ctx.obj is not None:
+            ctx.obj.verbose = self.verbose
+        self.terminal = Terminal(quiet=self.quiet, verbose=self.verbose)
+        data = str(given["data"] or "")
+        written: dict[str, Path | str | None] = {"--output": output, "--save-stats": given.get("save_stats")}
+        written |= {f"--{name}": target for name, target in self.targets.items()}
+        sources = [data, data.rpartition(":")[0]]  # a file, or the file of loader.py:function
+        files.check_targets(written, [*reads, *(path for path in sources if path and Path(path).is_file())])
+
+    def finish(self, report: Report | CheckReport, next_step: str | None) -> int:
+        """Write the reports, print one, and return the exit code."""
+        from pfa_onnx.report import as_json, html, markdown, text  # noqa: PLC0415
+        from pfa_onnx.results import CheckReport  # noqa: PLC0415
+
+        for warning in report.warnings:
+            self.terminal.warn(warning)
+        renderers = {"json": as_json.render, "markdown": markdown.render, "html": html.render}
+        for name, target in self.targets.items():
+            if target != files.STDOUT:
+                files.write(Path(target), renderers[name](report), f"--{name}")
+        piped = next((name for name, target in self.targets.items() if target == files.STDOUT), None)
+        if piped is not None:
+            show(renderers[piped](report), sys.stdout)
+        stream = sys.stdout if piped is None else sys.stderr
+        if self.quiet:
+            show(text.line(report), stream)
+        else:
+            width = width_of(stream)
+            show(text.render(report, verbose=self.verbose, width=width, next_step=next_step), stream)
+        self.terminal.times(report.timings)
+        if isinstance(report, CheckReport):
+            return 0 if report.passed else 1
+        return 1 if report.proof is not None and not report.proof.passed else 0
+
+
+def default_output(model: Path) -> Path:
+    """Return MODEL's stem + .pruned.onnx, beside it."""
+    return model.with_name(f"{model.stem}.pruned.onnx")
+
+
+@app.command(cls=params.Verb, example="pfa-onnx analyze model.onnx --data photos/ --kl")
+@click.argument("model", type=params.FILE)
+@params.data
+@params.pictures
+@params.method
+@params.layers
+@params.stats
+@params.reports
+@click.pass_context
+def analyze(ctx: click.Context, model: Path, **given: Any) -> int:
+    """Measure every layer of MODEL: its spectrum, what would go, and what is frozen and why.
+
+    Without a method it shows what --kl would do. Nothing is written but the reports.
+    """
+    collect.require_data(given, also=("stats",))
+    collect.refuse_idle_flags(ctx, given)
+    method = collect.chosen_method(given)
+    run = Run(ctx, reads=(model, given["stats"]))
+    from pfa_onnx import pipeline  # noqa: PLC0415
+
+    with run.terminal as terminal:
+        report = pipeline.analyze(
+            model,
+            collect.data_options(given),
+            method,
+            collect.plan_options(given),
+            stats=given["stats"],
+            save_stats=given["save_stats"],
+            hooks=terminal.hooks,
+        )
+    return run.finish(report, collect.next_command(ctx, prune, (model,), extra="" if method else " --kl"))
+
+
+@app.command(cls=params.Verb, example="pfa-onnx prune model.onnx --data photos/ --params 0.5 -o smaller.onnx")
+@click.argument("model", type=params.FILE)
+@params.data
+@params.pictures
+@params.method
+@params.layers
+@params.stats
+@params.output
+@params.reports
+@click.pass_context
+def prune(ctx: click.Context, model: Path, **given: Any) -> int:
+    """Remove channels of MODEL, prove the cut on real inputs, and write the smaller model."""
+    collect.require_data(given, also=("stats", "recipe"))
+    collect.refuse_idle_flags(ctx, given)
+    collect.check_recipe(given)
+    method = collect.chosen_method(given)
+    output = given["output"] or default_output(model)
+    run = Run(ctx, reads=(model, given["stats"], given["recipe"]), output=output)
+    from pfa_onnx import pipeline  # noqa: PLC0415
+
+    with run.terminal as terminal:
+        report = pipeline.prune(
+            model,
+            collect.data_options(given),
+            method,
+            collect.plan_options(given),
+            output=output,
+            stats=given["stats"],
+            recipe=given["recipe"],
+            save_stats=given["save_stats"],
+            init=given["init"],
+            seed=given["seed"],
+            prove=not given["no_proof"],
+            hooks=terminal.hooks,
+        )
+    extra = "" if given["data"] is not None else " --data DATA"
+    return run.finish(report, collect.next_command(ctx, check, (model, output), extra))
+
+
+@app.command(
+    cls=params.Verb,
+    example="pfa-onnx check model.onnx model.pruned.onnx --data photos/ --min-agreement 0.98 --max-params 0.75",
+)
+@click.argument("original", type=params.FILE)
+@click.argument("pruned", type=params.FILE)
+@params.data
+@params.pictures
+@params.gates
+@params.reports
+@click.pass_context
+def check(ctx: click.Context, original: Path, pruned: Path, **given: Any) -> int:
+    """Compare PRUNED with ORIGINAL on data; exit with 1 when a limit does not hold."""
+    collect.require_data(given)
+    gates = collect.gates(given)
+    run = Run(ctx, reads=(original, pruned))
+    from pfa_onnx import pipeline  # noqa: PLC0415
+
+    with run.terminal as terminal:
+        report = pipeline.check(
+            original,
+            pruned,
+            collect.data_options(given),
+            gates,
+            latency=not given["no_latency"],
+            hooks=terminal.hooks,
+        )
+    return run.finish(report, None)
+
+
+@app.command(cls=params.Verb, example="pfa-onnx doctor")
+def doctor() -> int:
+    """Show versions and what really runs, and say how to repair a broken installation."""
+    from pfa_onnx.cli.doctor import examine  # noqa: PLC0415
+
+    text, well = examine()
+    show(text, sys.stdout)
+    return 0 if well else 1

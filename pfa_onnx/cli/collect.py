@@ -1,0 +1,156 @@
+"""Flags -> options: what belongs together, and what does not go together."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from pfa_onnx.errors import UsageError
+from pfa_onnx.options import DataOptions, PlanOptions
+
+if TYPE_CHECKING:
+    from pfa_onnx.recipe import Method
+
+_METHODS = ("kl", "energy", "params", "macs", "latency", "uniform")
+_PICTURES = ("mean", "std", "scale", "size", "resize", "crop_pct", "channel_order", "layout", "interpolation")
+_GATES = ("min_agreement", "min_cosine", "max_params", "max_macs", "max_latency")
+_KINDS = "--data with a folder of images, FILE.npy, FILE.npz or loader.py:function"
+
+Given = Mapping[str, Any]
+
+
+def typed(name: str) -> str:
+    """Return a parameter's name as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def data_options(given: Given) -> DataOptions:
+    """Return where the inputs come from."""
+    overrides = {name: given[name] for name in _PICTURES if given[name] is not None}
+    if "channel_order" in overrides:
+        overrides["order"] = overrides.pop("channel_order")
+    return DataOptions(
+        data=given["data"],
+        preprocess=given["preprocess"],
+        overrides=overrides,
+        limit=given["limit"],
+        batch_size=given["batch_size"],
+        providers=given["providers"],
+    )
+
+
+def plan_options(given: Given) -> PlanOptions:
+    """Return which layers may lose channels."""
+    names = ("include", "exclude", "round_to", "min_channels", "allow_few_samples")
+    return PlanOptions(**{name: given[name] for name in names})
+
+
+def chosen_method(given: Given) -> Method | None:
+    """Return the one method that was asked for, or None."""
+    asked = [name for name in _METHODS if given[name] not in (None, False)]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(map(typed, asked))} are different methods", fix="give one of them")
+    if not asked:
+        return None
+    from pfa_onnx.recipe import Method  # noqa: PLC0415  it imports numpy, and --help must not wait for that
+
+    name: Any = asked[0]
+    field = {"kl": None, "energy": "tau", "uniform": "ratio"}.get(name, "target")
+    number = {field: given[name]} if field else {}
+    return Method(name=name, select=given["select"], seed=given["seed"], **number)
+
+
+def gates(given: Given) -> dict[str, float]:
+    """Return the limits that were set."""
+    if given["no_latency"] and given["max_latency"] is not None:
+        raise UsageError("--max-latency needs what --no-latency leaves out", fix="give one of them")
+    return {name: given[name] for name in _GATES if given[name] is not None}
+
+
+# --- what does not go together ---
+
+
+def require_data(given: Given, *, also: tuple[str, ...] = ()) -> None:
+    """Refuse to go on without inputs, or with two sources of them."""
+    if given["data"] is None and not any(given[name] for name in also):
+        others = "".join(f", or {typed(name)} FILE" for name in also)
+        raise UsageError(
+            "no data: the answer comes from how the model responds to real inputs, and those are never invented",
+            fix=f"give {_KINDS}{others}",
+        )
+    if given.get("stats") and given["data"] is not None:
+        raise UsageError("--stats takes the place of --data", fix="give one of them")
+
+
+def refuse_idle_flags(ctx: click.Context, given: Given) -> None:
+    """Refuse flags that would do nothing, because the inputs that they are about are not read."""
+    if given["data"] is not None:
+        return
+    for name in ("limit", "preprocess", *_PICTURES, "save_stats"):
+        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"{typed(name)} does nothing without --data", fix=f"leave {typed(name)} out, or give --data"
+            )
+
+
+def check_recipe(given: Given) -> None:
+    """Refuse a prune without a method, and a recipe with one, or without a proof unless told so."""
+    asked = [typed(name) for name in _METHODS if given[name] not in (None, False)]
+    source = given["data"] is not None or given["stats"] is not None
+    if given["recipe"] is None:
+        if given["no_proof"]:
+            raise UsageError("--no-proof is for a --recipe without data", fix="leave --no-proof out")
+        if not asked:
+            raise UsageError(
+                "how much to remove is not said",
+                fix="give --kl, --energy T, --params R, --macs R, --latency R or --uniform R",
+            )
+        return
+    if asked or given["select"] != "pfa":
+        raise UsageError(
+            f"--recipe says which channels stay, and so does {(asked or ['--select'])[0]}", fix="give one of them"
+        )
+    if source and given["no_proof"]:
+        raise UsageError("--no-proof is for a --recipe without data", fix="leave --no-proof out: the proof is quick")
+    if not source and not given["no_proof"]:
+        raise UsageError(
+            "a recipe alone proves nothing: the proof needs inputs",
+            fix="give --data or --stats, or accept an unproven model with --no-proof",
+        )
+
+
+# --- the command to type next ---
+
+_NOT_REPEATED = {"json", "markdown", "html", "quiet", "verbose", "save_stats", "output"}
+_SOURCE = {"data", "limit", "preprocess", *_PICTURES}
+
+
+def next_command(ctx: click.Context, verb: click.Command, arguments: tuple[str | Path, ...], extra: str = "") -> str:
+    """Return the command line of another verb with the same choices."""
+    words = ["pfa-onnx", str(verb.name), *map(str, arguments)]
+    saved = ctx.params.get("save_stats")
+    known = {param.name for param in verb.params}
+    if saved and "stats" in known:
+        words += ["--stats", str(saved)]
+        known -= _SOURCE
+    for param in ctx.command.params:
+        name = param.name or ""
+        if not isinstance(param, click.Option) or name in _NOT_REPEATED or name not in known:
+            continue
+        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            words += _words(param, ctx.params[name])
+    return shlex.join(words) + extra
+
+
+def _words(option: click.Option, value: Any) -> list[str]:
+    flag = option.opts[-1]
+    if option.is_flag:
+        return [flag]
+    if option.multiple:
+        return [word for item in value for word in (flag, str(item))]
+    return [flag, ",".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)]

@@ -1,0 +1,158 @@
+"""Results as JSON, schema 1, and back: a report is a recipe that can be replayed.
+
+Sorted keys, one line for each layer, no times, no NaN: the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pfa_onnx import __version__
+from pfa_onnx.errors import StatsError
+from pfa_onnx.recipe import Method
+from pfa_onnx.report import words
+from pfa_onnx.results import CheckReport, DataInfo, LayerResult, ModelInfo, Report
+
+SCHEMA = 1
+
+
+def render(report: Report | CheckReport) -> str:
+    """Return the report as JSON text, with a newline at its end."""
+    content = _check(report) if isinstance(report, CheckReport) else _report(report)
+    lines = [f"{json.dumps(key)}: {_value(value)}" for key, value in sorted(content.items())]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _value(value: Any) -> str:
+    """Return one value on one line, or a list of objects with a line for each."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return "[\n" + ",\n".join(f" {_compact(item)}" for item in value) + "\n]"
+    return _compact(value)
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(_plain(value), sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with null for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):  # a numpy number, which json does not know
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _report(report: Report) -> dict[str, Any]:
+    proof = report.proof
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "model": _model(report.model),
+        "data": None if report.data is None else _data(report.data),
+        "method": method_fields(report.method),
+        "layers": [_layer(layer) for layer in report.layers],
+        "after": None if report.after is None else asdict(report.after),
+        "proof": None if proof is None else {**asdict(proof), "outputs": dict(proof.outputs)},
+        "warnings": list(report.warnings),
+    }
+
+
+def _model(model: ModelInfo) -> dict[str, Any]:
+    return {"path": model.path, "sha256": model.sha256, "opset": model.opset, **asdict(model.size)}
+
+
+def _data(data: DataInfo) -> dict[str, Any]:
+    return {
+        "source": data.source,
+        "samples": data.samples,
+        "preprocess": words.preprocess(data),
+        "provider": data.provider,
+        "batch_size": data.batch_size,
+        "skipped": [{"name": name, "reason": reason} for name, reason in data.skipped],
+    }
+
+
+def method_fields(method: Method) -> dict[str, Any]:
+    """Return the numbers that belong to the method, and how channels were chosen when not by PFA."""
+    keys = {"kl": (), "energy": ("tau",), "uniform": ("ratio",)}.get(method.name, ("target", "tau"))
+    fields: dict[str, Any] = {"name": method.name} | {key: getattr(method, key) for key in keys}
+    if method.select != "pfa":
+        fields["select"] = method.select
+    if method.select == "random":
+        fields["seed"] = method.seed
+    return fields
+
+
+def _layer(layer: LayerResult) -> dict[str, Any]:
+    fields = {key: getattr(layer, key) for key in LayerResult.__dataclass_fields__}
+    causes = [{"reason": cause.reason, "node": cause.node} for cause in layer.frozen]
+    return fields | {"frozen": causes or None}
+
+
+def _check(report: CheckReport) -> dict[str, Any]:
+    latency = report.latency_ms
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "original": _model(report.original),
+        "pruned": _model(report.pruned),
+        "data": _data(report.data),
+        "metrics": dict(report.metrics),
+        "latency_ms": None if latency is None else {"original": latency[0], "pruned": latency[1]},
+        "outputs": dict(report.outputs),
+        "gates": [asdict(gate) for gate in report.gates],
+        "changed": [asdict(item) for item in report.changed],
+        "passed": report.passed,
+        "warnings": list(report.warnings),
+    }
+
+
+# --- reading a report as a recipe ---
+
+
+def parse_recipe(text: str, at: str) -> Mapping[str, tuple[int, tuple[int, ...]]]:
+    """Return, for every layer by its output's name, how many channels it has and which of them stay.
+
+    at: the file's name, for errors. Raises StatsError when this is not a report of `analyze` or `prune`.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _broken(f"the recipe is not JSON: {error}", at) from None
+    if not isinstance(content, dict) or not isinstance(content.get("layers"), list):
+        raise _broken("the recipe has no list of layers", at)
+    if content.get("schema") != SCHEMA:
+        raise _broken(f"the recipe has schema {content.get('schema')!r}, this version reads schema {SCHEMA}", at)
+    recipe: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for index, layer in enumerate(content["layers"]):
+        output, channels, keep = _recipe_layer(layer, index, at)
+        if output in recipe:
+            raise _broken(f"the recipe has two layers with output {output!r}", at)
+        recipe[output] = channels, keep
+    return recipe
+
+
+def _recipe_layer(layer: Any, index: int, at: str) -> tuple[str, int, tuple[int, ...]]:
+    if not isinstance(layer, dict) or not isinstance(layer.get("output"), str):
+        raise _broken(f"layer {index} of the recipe has no output name", at)
+    output, channels, keep = layer["output"], layer.get("channels"), layer.get("keep")
+    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+        raise _broken(f"layer {output!r} of the recipe has {channels!r} channels", at)
+    if not isinstance(keep, list) or not keep or not all(type(item) is int for item in keep):
+        raise _broken(f"layer {output!r} of the recipe has no list of channels to keep", at)
+    if keep != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= channels:
+        raise _broken(
+            f"layer {output!r} of the recipe keeps channels that are not ascending numbers from 0 to {channels - 1}", at
+        )
+    return output, channels, tuple(keep)
+
+
+def _broken(what: str, at: str) -> StatsError:
+    return StatsError(what, at=at, fix="give --recipe a file that `pfa-onnx analyze` or `prune` wrote with --json")

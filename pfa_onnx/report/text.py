@@ -1,0 +1,146 @@
+"""Results as plain text: natural width for files and pipes, fitted to `width` columns for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from itertools import pairwise
+
+from pfa_onnx.report import tables, words
+from pfa_onnx.report.tables import Column, Table
+from pfa_onnx.results import CheckReport, Report
+
+_GROUPS = 20  # rows that fit on a screen
+_CAUSES = 10
+_CHANGED = 6
+_GAP = 2
+_SHORTEST = 12  # a name shorter than this says nothing
+
+
+def render(
+    report: Report | CheckReport, *, verbose: bool = False, width: int | None = None, next_step: str | None = None
+) -> str:
+    """Return the whole report.
+
+    verbose: every row, and full names. width: columns to fit into, None = as wide as it is.
+    next_step: the command to type next.
+    """
+    parts = _check(report, verbose=verbose) if isinstance(report, CheckReport) else _report(report, verbose=verbose)
+    if next_step:  # before the verdict of a check, which stands last
+        parts.insert(len(parts) - isinstance(report, CheckReport), f"next: {next_step}")
+    fit = None if verbose else width
+    lines: list[str] = []
+    for before, part in pairwise(["", *parts]):
+        # a table stands apart, sentences follow each other
+        if lines and (isinstance(part, Table) or isinstance(before, Table)):
+            lines.append("")
+        lines.append(layout(part, fit) if isinstance(part, Table) else part)
+    return "\n".join(lines) + "\n"
+
+
+def line(report: Report | CheckReport) -> str:
+    """Return the outcome in one line."""
+    if isinstance(report, CheckReport):
+        return words.verdict(report) + "\n"
+    if report.output is None:
+        return words.kept(report) + "\n"
+    return f"wrote {words.clean(str(report.output))}\n"
+
+
+def _report(report: Report, *, verbose: bool) -> list[str | Table]:
+    head: list[str | Table] = [words.model_line(report.model)]
+    if report.data is not None:
+        head.append(words.data_line(report.data))
+    return head + (_analyzed(report, verbose=verbose) if report.output is None else _pruned(report, verbose=verbose))
+
+
+def _layers(report: Report, *, verbose: bool) -> list[str | Table]:
+    groups = tables.layer_table(report) if verbose else tables.group_table(report, _GROUPS)
+    frozen = tables.frozen_table(report, None if verbose else _CAUSES)
+    return [groups, frozen] if frozen.rows else [groups]
+
+
+def _analyzed(report: Report, *, verbose: bool) -> list[str | Table]:
+    becomes = words.becomes(report)
+    return [*_layers(report, verbose=verbose), words.kept(report), *([f"  {becomes}"] if becomes else [])]
+
+
+def _pruned(report: Report, *, verbose: bool) -> list[str | Table]:
+    hint = "" if verbose else " (-v lists them)"
+    return [
+        *(_layers(report, verbose=True) if verbose else []),
+        tables.size_table(report),
+        words.tally(report) + hint,
+        words.proof(report.proof),
+        f"wrote {words.clean(str(report.output))}",
+    ]
+
+
+def _check(report: CheckReport, *, verbose: bool) -> list[str | Table]:
+    parts: list[str | Table] = [
+        f"original   {words.clean(report.original.path)}",
+        f"pruned     {words.clean(report.pruned.path)}",
+        words.data_line(report.data),
+        tables.compared_table(report),
+        tables.metric_table(report),
+    ]
+    if len(report.outputs) > 1 or verbose:
+        parts.append(tables.output_table(report))
+    accuracy = words.accuracy(report)
+    if accuracy:
+        parts.append(accuracy)
+    if report.changed:
+        parts.append(f"{len(report.changed):,} of {report.data.samples:,} predictions changed")
+        parts.append(tables.changed_table(report, None if verbose else _CHANGED))
+    return [*parts, words.verdict(report)]
+
+
+# --- layout ---
+
+
+def layout(table: Table, width: int | None = None) -> str:
+    """Return the table as aligned lines, fitted to `width` by shortening names and wrapping texts."""
+    rows = [tuple(column.title for column in table.columns), *table.rows]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(table.columns))]
+    if width is not None:
+        _fit(table.columns, widths, width)
+    lines = [text for row in rows for text in _lines(row, table.columns, widths)]
+    if table.more:
+        lines.append(f"... {table.more} more (-v)")
+    return "\n".join(lines)
+
+
+def _fit(columns: Sequence[Column], widths: list[int], width: int) -> None:
+    """Take what is too much from the texts that may be wrapped, then from the names."""
+    for kind, least in (("wrap", 24), ("name", _SHORTEST)):
+        for index, column in enumerate(columns):
+            excess = sum(widths) + _GAP * (len(widths) - 1) - width
+            if getattr(column, kind) and excess > 0:
+                widths[index] = max(min(widths[index], least), widths[index] - excess)
+
+
+def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> list[str]:
+    cells: list[list[str]] = []
+    for text, column, width in zip(row, columns, widths, strict=True):
+        if column.wrap:
+            cells.append(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""])
+        else:
+            cells.append([shorten(text, width) if column.name else text])
+    height = max(len(cell) for cell in cells)
+    lines = []
+    for index in range(height):
+        texts = (cell[index] if index < len(cell) else "" for cell in cells)
+        padded = (
+            text.rjust(width) if column.right else text.ljust(width)
+            for text, column, width in zip(texts, columns, widths, strict=True)
+        )
+        lines.append((" " * _GAP).join(padded).rstrip())
+    return lines
+
+
+def shorten(name: str, width: int) -> str:
+    """Return the name with its middle left out: the end tells layers apart, so it gets the larger part."""
+    if len(name) <= width:
+        return name
+    head = (width - 3) // 3
+    return f"{name[:head]}...{name[head + 3 - width :]}"
