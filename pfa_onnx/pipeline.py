@@ -1,8 +1,8 @@
 """The three verbs: the story in order, nothing else.
 
-    analyze: load -> measure -> decide -> report
-    prune:   load -> measure -> decide -> cut -> prove -> write -> report
-    check:   run both models -> compare -> gates
+analyze: load -> measure -> decide -> report
+prune:   load -> measure -> decide -> cut -> prove -> write -> report
+check:   run both models -> compare -> gates
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def analyze(
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
         after = _size_after(small, decision, measured.probed, None)
-    return _report(measured, decision, after, None, None, clock)
+    return _report(measured, decision, after, clock)
 
 
 def prune(
@@ -106,7 +106,8 @@ def prune(
         redraw(small, seed)
     with clock("write"):
         written = write(small, output)
-    return _report(measured, decision, _size_after(small, decision, measured.probed, written), proof, output, clock)
+    after = _size_after(small, decision, measured.probed, written)
+    return _report(measured, decision, after, clock, proof, output=output)
 
 
 def check(
@@ -123,14 +124,16 @@ def check(
 
 
 def _measured(graph: Graph, data: DataOptions, stats: Path | None, hooks: Hooks) -> Measured:
-    return recall(graph, stats, data) if stats is not None else measure(graph, data, hooks)
+    return recall(graph, stats) if stats is not None else measure(graph, data, hooks)
 
 
 def _replayed(decider: Decider, recipe: Path, method: Method | None) -> Decision:
     try:
         text = recipe.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise StatsError(f"cannot read the recipe: {error}", at=str(recipe), fix="give a report written by --json") from None
+        raise StatsError(
+            f"cannot read the recipe: {error}", at=str(recipe), fix="give a report written by --json"
+        ) from None
     from pfa_onnx.report.as_json import parse_recipe
 
     return decider.replay(parse_recipe(text, str(recipe)), method or KL)
@@ -144,7 +147,13 @@ def _size_after(small: Graph, decision: Decision, samples: int, written: int | N
 
 
 def _report(
-    measured: Measured, decision: Decision, after: Size, proof: Proof | None, output: Path | None, clock: _Clock
+    measured: Measured,
+    decision: Decision,
+    after: Size,
+    clock: _Clock,
+    proof: Proof | None = None,
+    *,
+    output: Path | None = None,
 ) -> Report:
     return Report(
         model=describe_model(measured.graph, measured.shapes, measured.probed),

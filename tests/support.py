@@ -14,7 +14,8 @@ import onnx
 import onnx_ir as ir
 
 from pfa_onnx.graph.cut import cut
-from pfa_onnx.graph.follow import Mask, follow
+from pfa_onnx.graph.edits import Mask
+from pfa_onnx.graph.follow import follow
 from pfa_onnx.graph.model import load
 from pfa_onnx.graph.plan import legalise, removable, settle
 from pfa_onnx.graph.taps import masked, probe

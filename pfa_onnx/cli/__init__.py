@@ -36,7 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     state = State()
     try:
         code = app.main(
-            args=argv if argv is None else list(argv), prog_name="pfa-onnx", standalone_mode=False, obj=state
+            args=argv if argv is None else list(argv),
+            prog_name="pfa-onnx",
+            standalone_mode=False,
+            # a glob is for layers here, not for files
+            windows_expand_args=False,
+            obj=state,
         )
     except (click.Abort, KeyboardInterrupt):
         complain("interrupted")

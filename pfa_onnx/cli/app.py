@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,11 @@ def default_output(model: Path) -> Path:
     return model.with_name(f"{model.stem}.pruned.onnx")
 
 
-@app.command(cls=params.Verb, example="pfa-onnx analyze model.onnx --data photos/ --kl")
+@app.command(
+    cls=params.Verb,
+    short_help="Measure every layer: what would go, what is frozen.",
+    example="pfa-onnx analyze model.onnx --data photos/ --kl",
+)
 @click.argument("model", type=params.FILE)
 @params.data
 @params.pictures
@@ -89,7 +94,7 @@ def default_output(model: Path) -> Path:
 @params.stats
 @params.reports
 @click.pass_context
-def analyze(ctx: click.Context, model: Path, **given: Any) -> int:
+def analyze(ctx: click.Context, /, model: Path, **given: Any) -> int:
     """Measure every layer of MODEL: its spectrum, what would go, and what is frozen and why.
 
     Without a method it shows what --kl would do. Nothing is written but the reports.
@@ -110,10 +115,16 @@ def analyze(ctx: click.Context, model: Path, **given: Any) -> int:
             save_stats=given["save_stats"],
             hooks=terminal.hooks,
         )
-    return run.finish(report, collect.next_command(ctx, prune, (model,), extra="" if method else " --kl"))
+    return run.finish(
+        report, collect.next_command(ctx, prune, (model,), extra="" if collect.methods(given) else " --kl")
+    )
 
 
-@app.command(cls=params.Verb, example="pfa-onnx prune model.onnx --data photos/ --params 0.5 -o smaller.onnx")
+@app.command(
+    cls=params.Verb,
+    short_help="Remove channels, prove the cut, write the model.",
+    example="pfa-onnx prune model.onnx --data photos/ --params 0.5 -o smaller.onnx",
+)
 @click.argument("model", type=params.FILE)
 @params.data
 @params.pictures
@@ -123,7 +134,7 @@ def analyze(ctx: click.Context, model: Path, **given: Any) -> int:
 @params.output
 @params.reports
 @click.pass_context
-def prune(ctx: click.Context, model: Path, **given: Any) -> int:
+def prune(ctx: click.Context, /, model: Path, **given: Any) -> int:
     """Remove channels of MODEL, prove the cut on real inputs, and write the smaller model."""
     collect.require_data(given, also=("stats", "recipe"))
     collect.refuse_idle_flags(ctx, given)
@@ -148,12 +159,19 @@ def prune(ctx: click.Context, model: Path, **given: Any) -> int:
             prove=not given["no_proof"],
             hooks=terminal.hooks,
         )
-    extra = "" if given["data"] is not None else " --data DATA"
+    extra = "" if given["data"] is not None else f" --data {_source(report)}"
     return run.finish(report, collect.next_command(ctx, check, (model, output), extra))
+
+
+def _source(report: Report) -> str:
+    """Return where the inputs in a statistics file came from, if they are still there."""
+    source = report.data.source if report.data is not None else ""
+    return shlex.quote(source) if source and Path(source).exists() else "DATA"
 
 
 @app.command(
     cls=params.Verb,
+    short_help="Compare two models on data, with limits.",
     example="pfa-onnx check model.onnx model.pruned.onnx --data photos/ --min-agreement 0.98 --max-params 0.75",
 )
 @click.argument("original", type=params.FILE)
@@ -163,7 +181,7 @@ def prune(ctx: click.Context, model: Path, **given: Any) -> int:
 @params.gates
 @params.reports
 @click.pass_context
-def check(ctx: click.Context, original: Path, pruned: Path, **given: Any) -> int:
+def check(ctx: click.Context, /, original: Path, pruned: Path, **given: Any) -> int:
     """Compare PRUNED with ORIGINAL on data; exit with 1 when a limit does not hold."""
     collect.require_data(given)
     gates = collect.gates(given)
@@ -182,7 +200,7 @@ def check(ctx: click.Context, original: Path, pruned: Path, **given: Any) -> int
     return run.finish(report, None)
 
 
-@app.command(cls=params.Verb, example="pfa-onnx doctor")
+@app.command(cls=params.Verb, short_help="Show what really runs, and how to repair it.", example="pfa-onnx doctor")
 def doctor() -> int:
     """Show versions and what really runs, and say how to repair a broken installation."""
     from pfa_onnx.cli.doctor import examine  # noqa: PLC0415

@@ -50,16 +50,21 @@ def plan_options(given: Given) -> PlanOptions:
     return PlanOptions(**{name: given[name] for name in names})
 
 
+def methods(given: Given) -> list[str]:
+    """Return the names of the methods that were asked for."""
+    return [name for name in _METHODS if given[name] not in (None, False)]
+
+
 def chosen_method(given: Given) -> Method | None:
-    """Return the one method that was asked for, or None."""
-    asked = [name for name in _METHODS if given[name] not in (None, False)]
+    """Return the one method that was asked for, or None; choosing channels in another way needs a number: that of KL."""
+    asked = methods(given)
     if len(asked) > 1:
         raise UsageError(f"{' and '.join(map(typed, asked))} are different methods", fix="give one of them")
-    if not asked:
+    if not asked and given["select"] == "pfa":
         return None
     from pfa_onnx.recipe import Method  # noqa: PLC0415  it imports numpy, and --help must not wait for that
 
-    name: Any = asked[0]
+    name: Any = asked[0] if asked else "kl"
     field = {"kl": None, "energy": "tau", "uniform": "ratio"}.get(name, "target")
     number = {field: given[name]} if field else {}
     return Method(name=name, select=given["select"], seed=given["seed"], **number)
@@ -100,7 +105,7 @@ def refuse_idle_flags(ctx: click.Context, given: Given) -> None:
 
 def check_recipe(given: Given) -> None:
     """Refuse a prune without a method, and a recipe with one, or without a proof unless told so."""
-    asked = [typed(name) for name in _METHODS if given[name] not in (None, False)]
+    asked = [typed(name) for name in methods(given)]
     source = given["data"] is not None or given["stats"] is not None
     if given["recipe"] is None:
         if given["no_proof"]:

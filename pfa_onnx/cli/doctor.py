@@ -74,6 +74,5 @@ def _hints(report: dict[str, Any]) -> list[str]:
         return [f"CUDA {report['cuda']} starts: --providers auto uses it"] if report["cuda"] else []
     if not report["cuda"]:
         return []
-    why = report.get("cuda_problem")
-    reason = f" ({why})" if why else ""
-    return [f"CUDA does not start{reason}; with an NVIDIA GPU: pip install 'pfa-onnx[cuda]'"]
+    why = report.get("cuda_problem") or "CUDA does not start"
+    return [f"{why}; with an NVIDIA GPU: pip install 'pfa-onnx[cuda]'"]

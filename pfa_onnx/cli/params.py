@@ -26,10 +26,11 @@ class Verb(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options by heading."""
         sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        for option in sorted(options, key=lambda option: not isinstance(option, Option)):  # click's own come last
+            record = option.get_help_record(ctx)
             if record is not None:
-                sections.setdefault(getattr(param, "section", "Other"), []).append(record)
+                sections.setdefault(getattr(option, "section", "Help"), []).append(record)
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
@@ -49,60 +50,39 @@ class Option(click.Option):
         self.section = section
 
 
-class Number(click.ParamType):
-    """A finite number in a range; `above` is an open lower end."""
+def number(low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """Return a type: a finite number in a range; `above` is an open lower end."""
+    ends = [f"{'above' if above else 'at least'} {low:g}"] if math.isfinite(low) else []
+    ends += [f"at most {high:g}"] if math.isfinite(high) else []
 
-    name = "number"
-
-    def __init__(self, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> None:
-        self.low, self.high, self.above = low, high, above
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number, or fail with the range."""
+    def convert(text: str) -> float:
         try:
-            number = float(value)
+            value = float(text)
         except ValueError:
-            self.fail(f"{value!r} is not a number", param, ctx)
-        inside = self.low < number if self.above else self.low <= number
-        if not (math.isfinite(number) and inside and number <= self.high):  # NaN is in no range
-            self.fail(f"{value} is not {self._range()}", param, ctx)
-        return number
+            raise click.BadParameter(f"{text!r} is not a number") from None
+        inside = low < value if above else low <= value
+        if not (math.isfinite(value) and inside and value <= high):  # NaN is in no range
+            raise click.BadParameter(f"{text} is not {' and '.join(ends) or 'finite'}")
+        return value
 
-    def _range(self) -> str:
-        ends = [f"{'above' if self.above else 'at least'} {self.low:g}"] if math.isfinite(self.low) else []
-        ends += [f"at most {self.high:g}"] if math.isfinite(self.high) else []
-        return " and ".join(ends) or "finite"
+    return convert
 
 
-class Numbers(click.ParamType):
-    """Numbers with commas between them."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Return the numbers."""
-        if isinstance(value, tuple):
-            return value
-        return tuple(Number().convert(item, param, ctx) for item in str(value).split(","))
+def numbers(text: str) -> tuple[float, ...]:
+    """Read numbers with commas between them."""
+    return tuple(number()(item) for item in text.split(","))
 
 
-class Size(click.ParamType):
-    """Pixels: one number for a square, or height and width."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, int]:
-        """Return one number, or two."""
-        if not isinstance(value, str):
-            return value  # type: ignore[no-any-return]
-        found = re.fullmatch(r"\s*(\d+)\s*(?:[,x]\s*(\d+)\s*)?", value)
-        if found is None or not all(int(number) for number in found.groups() if number):
-            self.fail(f"{value!r} is not N or H,W", param, ctx)
-        return (int(found[1]), int(found[2])) if found[2] else int(found[1])
+def pixels(text: str) -> int | tuple[int, int]:
+    """Read one number for a square, or height and width."""
+    found = re.fullmatch(r"\s*0*([1-9]\d*)\s*(?:[,x]\s*0*([1-9]\d*)\s*)?", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not N or H,W")
+    return (int(found[1]), int(found[2])) if found[2] else int(found[1])
 
 
-RATIO = Number(0, 1, above=True)
-POSITIVE = Number(0, above=True)
+RATIO = number(0, 1, above=True)
+POSITIVE = number(0, above=True)
 
 
 def _option(*names: str, section: str, **kwargs: Any) -> Decorator[Any]:
@@ -147,10 +127,10 @@ pictures = _together(
         show_default=True,
         help="auto, imagenet, inception, unit, raw, or a preprocessor_config.json.",
     ),
-    _option("--mean", section=_PICTURES, type=Numbers(), metavar="N[,N...]", help="Subtracted, after the scale."),
-    _option("--std", section=_PICTURES, type=Numbers(), metavar="N[,N...]", help="Divided by, after the mean."),
-    _option("--scale", section=_PICTURES, type=Number(), metavar="N", help="Factor on the pixels 0..255."),
-    _option("--size", section=_PICTURES, type=Size(), metavar="N|H,W", help="Height and width in pixels."),
+    _option("--mean", section=_PICTURES, type=numbers, metavar="N[,N...]", help="Subtracted, after the scale."),
+    _option("--std", section=_PICTURES, type=numbers, metavar="N[,N...]", help="Divided by, after the mean."),
+    _option("--scale", section=_PICTURES, type=number(), metavar="N", help="Factor on the pixels 0..255."),
+    _option("--size", section=_PICTURES, type=pixels, metavar="N|H,W", help="Height and width in pixels."),
     _option(
         "--resize", section=_PICTURES, type=click.Choice(["crop", "stretch", "pad", "none"]), help="How to resize."
     ),
@@ -241,8 +221,8 @@ output = _together(
 )
 
 gates = _together(
-    _option("--min-agreement", section="Limits", type=Number(0, 1), metavar="F", help="Equal top-1 answers, at least."),
-    _option("--min-cosine", section="Limits", type=Number(-1, 1), metavar="F", help="Worst cosine, at least."),
+    _option("--min-agreement", section="Limits", type=number(0, 1), metavar="F", help="Equal top-1 answers, at least."),
+    _option("--min-cosine", section="Limits", type=number(-1, 1), metavar="F", help="Worst cosine, at least."),
     _option(
         "--max-params", section="Limits", type=POSITIVE, metavar="F", help="Parameters over the original's, at most."
     ),

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 from pfa_onnx.options import Hooks
 
@@ -78,7 +78,7 @@ class Terminal:
         self._bars: Bars | None = None
         self._warned: set[str] = set()
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

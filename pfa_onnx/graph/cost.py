@@ -12,12 +12,13 @@ from math import prod
 
 import onnx_ir as ir
 
-from pfa_onnx.graph.model import Graph
+from pfa_onnx.graph.model import Graph, static_shape
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _WEIGHT_TYPES = {
-    ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8,
+    ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8,
+    ir.DataType.UINT8,
     ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2,
 }  # fmt: skip
 
@@ -40,12 +41,12 @@ def weights(graph: Graph) -> dict[str, tuple[int, ...]]:
     for value in graph.model.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None and tensor.dtype in _WEIGHT_TYPES and id(value) not in statistics and len(tensor.shape):
-            found[str(value.name)] = tuple(int(n) for n in tensor.shape)
+            found[str(value.name)] = static_shape(tensor)
     for node in graph.nodes:
         if node.op_type == "Constant" and "value" in node.attributes and id(node.outputs[0]) not in statistics:
             tensor = node.attributes["value"].value
             if tensor.dtype in _WEIGHT_TYPES and len(tensor.shape):
-                found[str(node.outputs[0].name)] = tuple(int(n) for n in tensor.shape)
+                found[str(node.outputs[0].name)] = static_shape(tensor)
         elif node.op_type == "ConstantOfShape" and graph.is_constant(node.outputs[0]) and _makes_floats(node):
             shape = graph.array(node.inputs[0])  # type: ignore[arg-type]
             found[str(node.outputs[0].name)] = tuple(int(n) for n in shape)
@@ -69,7 +70,9 @@ def macs(graph: Graph, shapes: Shapes, samples: int = 1) -> int:
 
 def node_macs(graph: Graph, node: ir.Node, shapes: Shapes) -> int:
     """Count the multiply-accumulates of one node; 0 for operators that papers do not count."""
-    if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} or all(graph.is_constant(v) for v in node.outputs):
+    if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} or all(
+        graph.is_constant(v) for v in node.outputs
+    ):
         return 0
     x, w = (_shape(graph, v, shapes) for v in node.inputs[:2])
     out = shapes.get(str(node.outputs[0].name))

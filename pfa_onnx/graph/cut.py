@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from pfa_onnx.graph.context import Array, Use
+from pfa_onnx.graph.declarations import Array, Use
+from pfa_onnx.graph.edits import Edits, Gather, gather_step
 from pfa_onnx.graph.evaluate import is_pure
-from pfa_onnx.graph.follow import Edits, Gather, gather_step
 from pfa_onnx.graph.model import Graph, captured
 
 _SAME_ORDER = {"Squeeze", "Unsqueeze", "Reshape", "Flatten"}
@@ -30,7 +30,9 @@ class Cutter:
         self.replaced = dict(edits.replaced)
         self.edits = edits
         self._index = {id(node): k for k, node in enumerate(graph.nodes)}
-        self._names = {str(v.name) for n in graph.model.graph.all_nodes() for v in (*n.inputs, *n.outputs) if v is not None}
+        self._names = {
+            str(v.name) for n in graph.model.graph.all_nodes() for v in (*n.inputs, *n.outputs) if v is not None
+        }
         self._uses = self._all_uses()
 
     def apply(self) -> None:
@@ -63,7 +65,9 @@ class Cutter:
             waiting = {
                 id(value): value
                 for index, i in (*self.gathers, *self.replaced)
-                if (value := self._operand(index, i)) is not None and self.graph.is_constant(value) and id(value) not in done
+                if (value := self._operand(index, i)) is not None
+                and self.graph.is_constant(value)
+                and id(value) not in done
             }
             if not waiting:
                 return
@@ -150,7 +154,9 @@ class Cutter:
             wanted = np.array([w if w <= 0 else n for w, n in zip(written, target, strict=True)], dtype=np.int64)
             if not np.array_equal(wanted, written):
                 self.replaced[index, 1] = wanted
-        self.gathers[index, 0] = Gather(tuple((tuple(axes[a] for a in step), at, extents) for step, at, extents in steps))
+        self.gathers[index, 0] = Gather(
+            tuple((tuple(axes[a] for a in step), at, extents) for step, at, extents in steps)
+        )
         return True
 
     def _fresh(self, name: str, array: Array) -> ir.Value:
@@ -160,10 +166,10 @@ class Cutter:
             k += 1
         fresh = f"{name}_{k}"
         self._names.add(fresh)
-        value = ir.Value(name=fresh, shape=ir.Shape(array.shape), const_value=_tensor(array, fresh, None))
-        value.dtype = value.const_value.dtype if value.const_value is not None else None
+        tensor = _tensor(array, fresh, None)
+        value = ir.Value(name=fresh, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.model.graph.register_initializer(value)
-        if self.graph.model.ir_version < 4:  # noqa: PLR2004 - until then initializers had to be inputs too
+        if self.graph.model.ir_version < 4:
             self.graph.model.graph.inputs.append(value)
         return value
 
@@ -190,13 +196,21 @@ class Cutter:
                 elif str(value.name) in self.edits.shapes:
                     now = self.edits.shapes[str(value.name)]
                     fits = len(now) == len(value.shape)
-                    value.shape = ir.Shape([n if isinstance(d, int) else d for n, d in zip(now, value.shape, strict=True)]) if fits else None
+                    value.shape = (
+                        ir.Shape([n if isinstance(d, int) else d for n, d in zip(now, value.shape, strict=True)])
+                        if fits
+                        else None
+                    )
 
     def _drop_dead(self) -> None:
         """Remove constants, and what computed sizes, that only the original's readers needed."""
         graph = self.graph.model.graph
         for node in reversed(self.graph.nodes):
-            if is_pure(node) and not any(v.uses() or v.is_graph_output() for v in node.outputs) and self._was_read(node):
+            if (
+                is_pure(node)
+                and not any(v.uses() or v.is_graph_output() for v in node.outputs)
+                and self._was_read(node)
+            ):
                 graph.remove(node, safe=True)
         for name, value in list(graph.initializers.items()):
             if not value.uses() and self._uses.get(id(value)):
@@ -227,9 +241,14 @@ def _axes_before(node: ir.Node, before: tuple[int, ...], after: tuple[int, ...])
     return None
 
 
-def _tensor(array: Array, name: str, like: ir.TensorProtocol | None) -> ir.Tensor:
+def _tensor(array: Array, name: str, like: ir.TensorProtocol | None) -> ir.Tensor[Any]:
     """Wrap an array; numpy has no name for bfloat16 and its kin, so the original's type is kept."""
-    return ir.Tensor(array, name=name, dtype=like.dtype if like is not None else None, doc_string=like.doc_string if like is not None else None)
+    return ir.Tensor(
+        array,
+        name=name,
+        dtype=like.dtype if like is not None else None,
+        doc_string=like.doc_string if like is not None else None,
+    )
 
 
 def _set_attribute(node: ir.Node, name: str, wanted: Any) -> None:

@@ -45,7 +45,12 @@ def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
 def _check(tensor: ir.ExternalTensor, folder: Path) -> None:
     location = str(tensor.location)
     parts = PurePosixPath(location).parts + PureWindowsPath(location).parts
-    if not location or ".." in parts or PurePosixPath(location).is_absolute() or PureWindowsPath(location).is_absolute():
+    if (
+        not location
+        or ".." in parts
+        or PurePosixPath(location).is_absolute()
+        or PureWindowsPath(location).is_absolute()
+    ):
         raise _refuse(tensor, f"external data lies outside the model's folder: {location!r}")
     file = folder / location
     try:

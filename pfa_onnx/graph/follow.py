@@ -7,58 +7,20 @@ in the graph is rewritten. Where that is impossible, `Stuck` says at which node,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from pfa_onnx.graph import movement
-from pfa_onnx.graph.context import Array, Context, Factor, Use
+from pfa_onnx.graph.context import Array, Context, Factor
+from pfa_onnx.graph.edits import Edits, Gather, Mask, Stuck, gather_step
 from pfa_onnx.graph.labels import match, varying
 from pfa_onnx.graph.movement import Marked
 from pfa_onnx.graph.origin import Origins
 from pfa_onnx.graph.trace import Trace
 from pfa_onnx.recipe import Ints
-
-Mask = npt.NDArray[np.bool_]
-
-
-class Stuck(Exception):  # noqa: N818 - not an error: the plan is made again without these labels
-    """A node cannot follow a cut.
-
-    index: the node, in execution order. why: in words. ids: the labels it reads.
-    """
-
-    def __init__(self, index: int, why: str, ids: Ints) -> None:
-        super().__init__(why)
-        self.index = index
-        self.why = why
-        self.ids = ids
-
-
-@dataclass(frozen=True)
-class Gather:
-    """Take positions of a constant, axes by axes: [(axes, flat positions over them, new extents)]."""
-
-    steps: tuple[tuple[tuple[int, ...], Ints, tuple[int, ...]], ...]
-
-
-@dataclass
-class Edits:
-    """All changes to the graph: what the cut applies, and nothing else.
-
-    reads and sums are for the proof: what contractions read of removed channels, in constants and in activations.
-    """
-
-    gathers: dict[Use, Gather] = field(default_factory=dict)
-    replaced: dict[Use, Array] = field(default_factory=dict)
-    attributes: dict[tuple[int, str], Any] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    reads: dict[Use, tuple[tuple[tuple[int, ...], Mask], ...]] = field(default_factory=dict)
-    sums: dict[Use, Mask] = field(default_factory=dict)
 
 
 class Follower(Context):
@@ -87,7 +49,11 @@ class Follower(Context):
 
     def stuck(self, why: str) -> Stuck:
         """Return the exception that says the current node cannot follow, with all labels that it reads."""
-        read = [self.trace.marks[str(v.name)].ids.ravel() for v in self.node.inputs if v is not None and str(v.name) in self.trace.marks]
+        read = [
+            self.trace.marks[str(v.name)].ids.ravel()
+            for v in self.node.inputs
+            if v is not None and str(v.name) in self.trace.marks
+        ]
         bound = [f.ids.ravel() for (index, _), fs in self.trace.binds.items() if index == self.index for f in fs]
         return Stuck(self.index, why, np.unique(np.concatenate([*read, *bound, np.empty(0, np.int64)])))
 
@@ -95,10 +61,16 @@ class Follower(Context):
         """Reuse what the first run computed where nothing changed."""
         before = [self.trace.values.get(str(out.name)) for out in self.node.outputs]
         same = all(
-            v is None or str(v.name) not in self.values or np.array_equal(self.values[str(v.name)], self.trace.values[str(v.name)])
+            v is None
+            or str(v.name) not in self.values
+            or np.array_equal(self.values[str(v.name)], self.trace.values[str(v.name)])
             for v in self.node.inputs
         )
-        return [b for b in before if b is not None] if same and all(b is not None for b in before) else super().evaluated(inputs)
+        return (
+            [b for b in before if b is not None]
+            if same and all(b is not None for b in before)
+            else super().evaluated(inputs)
+        )
 
     def original(self, i: int) -> Array | None:
         value = self.input(i)
@@ -204,7 +176,9 @@ class Follower(Context):
             return list(positions)
         kept = self.keep[np.moveaxis(old.ids, axis, -1)].reshape(-1, old.shape[axis])
         kept = kept[kept.any(axis=1)]
-        total = np.concatenate([np.zeros((len(kept), 1), np.int64), np.cumsum(kept, axis=1)], axis=1)[:, list(positions)]
+        total = np.concatenate([np.zeros((len(kept), 1), np.int64), np.cumsum(kept, axis=1)], axis=1)[
+            :, list(positions)
+        ]
         if len(total) == 0 or (total != total[0]).any():
             raise self.stuck("cuts its channels into pieces that no longer have one size")
         moved = [int(n) for n in total[0]]
@@ -267,8 +241,7 @@ class Follower(Context):
             if now % rest:
                 raise self.stuck("splits its channels into blocks that are no longer equal")
             wanted[axis] = now // rest
-        moved = movement.reshape(new, tuple(wanted))
-        return moved
+        return movement.reshape(new, tuple(wanted))
 
     def rewrite(self, i: int, wanted: Array) -> None:
         value = self.node.inputs[i]
@@ -314,16 +287,6 @@ def _gathered(ids: Ints, axes: tuple[int, ...], at: Ints, extents: tuple[int, ..
         return ids
     full = np.broadcast_to(ids, tuple(shape[a] if a in axes else n for a, n in enumerate(ids.shape)))
     return gather_step(full, axes, at, extents)
-
-
-def gather_step(array: Array, axes: tuple[int, ...], at: Ints, extents: tuple[int, ...]) -> Array:
-    """Take flat positions `at` over `axes` of an array; these axes then have the given extents."""
-    if len(axes) == 1:
-        return np.take(array, at, axis=axes[0])
-    front = np.moveaxis(array, axes, range(len(axes)))
-    flat = front.reshape(-1, *front.shape[len(axes) :])
-    taken = flat[at].reshape(*extents, *front.shape[len(axes) :])
-    return np.moveaxis(taken, range(len(axes)), axes)
 
 
 def follow(trace: Trace, keep: Mask) -> Edits:

@@ -96,7 +96,7 @@ class Graph:
         """Return a constant's shape without reading its data where that is possible."""
         tensor = value.const_value
         if tensor is not None:
-            return tuple(int(d) for d in tensor.shape)
+            return static_shape(tensor)
         known = shapes.get(str(value.name))
         return known if known is not None else self.array(value).shape
 
@@ -140,10 +140,15 @@ def read_tensor(value: ir.Value) -> Array:
         raise ModelError("an initializer has no data", at=str(value.name), fix="export the model again")
     try:
         return np.asarray(tensor.numpy())
-    except Exception as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ModelError(
             f"cannot read a weight: {error}", at=str(value.name), fix="put the external data file beside the model"
         ) from None
+
+
+def static_shape(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """Return a constant's shape."""
+    return tuple(int(n) for n in tensor.shape.numpy())
 
 
 def constant_of(node: ir.Node) -> Array:

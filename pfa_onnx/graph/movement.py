@@ -121,7 +121,11 @@ def transpose(x: Marked, perm: Sequence[int]) -> Marked:
 def take(x: Marked, axis: int, positions: Ints) -> Marked:
     """Keep these positions of an axis, in this order; a scalar position drops the axis, others replace it."""
     more = positions.ndim - 1
-    ids = np.take(x.full([axis]) if x.varies(axis) else x.ids, positions if x.varies(axis) else np.zeros_like(positions), axis=axis)
+    ids = np.take(
+        x.full([axis]) if x.varies(axis) else x.ids,
+        positions if x.varies(axis) else np.zeros_like(positions),
+        axis=axis,
+    )
     shape = (*x.shape[:axis], *positions.shape, *x.shape[axis + 1 :])
     axes: list[int] = []
     for a in x.axes:

@@ -25,4 +25,5 @@ def filter_norms(trace: Trace, traced: Traced, order: int) -> Floats:
         sums = weight.sum(axis=tuple(a for a in range(weight.ndim) if a != axes[0]))
     if len(sums) != traced.layer.channels:  # a transposed depthwise convolution makes several channels a filter
         sums = np.repeat(sums, traced.layer.channels // len(sums))
-    return sums if order == 1 else np.sqrt(sums)
+    norms: Floats = sums if order == 1 else np.sqrt(sums)
+    return norms

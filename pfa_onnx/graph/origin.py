@@ -46,7 +46,9 @@ class Origins:
         now, origins = run.values[str(value.name)], self._of(value)
         if now.shape != wanted.shape:
             raise run.stuck("computes a size of another rank")
-        for number, origin in zip(wanted.ravel()[now.ravel() != wanted.ravel()], origins.ravel()[now.ravel() != wanted.ravel()], strict=True):
+        for number, origin in zip(
+            wanted.ravel()[now.ravel() != wanted.ravel()], origins.ravel()[now.ravel() != wanted.ravel()], strict=True
+        ):
             if origin < 0:
                 raise run.stuck("computes a size that does not follow the cut")
             self._patch(*self._constants[int(origin)], number)
@@ -77,7 +79,9 @@ class Origins:
             source = node.inputs[0]
             assert source is not None
             old = run.trace.marks.get(str(source.name))
-            extents = [CHANNELS if old is not None and old.varies(a) else OTHER for a in range(len(run.shape_of(source)))]
+            extents = [
+                CHANNELS if old is not None and old.varies(a) else OTHER for a in range(len(run.shape_of(source)))
+            ]
             start, end = node.attributes.get("start"), node.attributes.get("end")
             return np.array(extents[start.value if start else 0 : end.value if end else None], dtype=np.int64)
         result = run.values[str(value.name)]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pfa_onnx.graph.follow import Mask, Stuck, follow
+from pfa_onnx.graph.edits import Mask, Stuck
+from pfa_onnx.graph.follow import follow
 from pfa_onnx.graph.labels import Labels, varying
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.graph.movement import shrink
@@ -45,7 +46,9 @@ class _Hopeless(Exception):  # noqa: N818 - caught above: the node is treated as
         self.index = index
 
 
-def _settled(graph: Graph, shapes: dict[str, tuple[int, ...]], extra: dict[str, Reason], blunt: frozenset[int]) -> Trace:
+def _settled(
+    graph: Graph, shapes: dict[str, tuple[int, ...]], extra: dict[str, Reason], blunt: frozenset[int]
+) -> Trace:
     tracer = Tracer(graph, shapes, blunt)
     tracer.run()
     for traced in tracer.finish().layers:
@@ -65,8 +68,7 @@ def _settled(graph: Graph, shapes: dict[str, tuple[int, ...]], extra: dict[str, 
 
 
 def _random_plan(trace: Trace, share: float, seed: int) -> Mask:
-    labels = np.array([x for x in removable(trace).tolist()], dtype=np.int64)
-    order = np.random.default_rng(seed).permutation(labels)
+    order = np.random.default_rng(seed).permutation(removable(trace))
     return legalise(trace, order[: round(share * len(order))].tolist(), order)
 
 
@@ -103,7 +105,7 @@ def _give_way(labels: Labels, trace: Trace, stuck: Stuck, tied: set[int]) -> boo
 def _lockstep(labels: Labels, ids: Ints) -> bool:
     """Make every block lose the same indices: merge labels over all axes but the longest varying one."""
     axes = varying(shrink(ids))
-    if len(axes) < 2:  # noqa: PLR2004
+    if len(axes) < 2:
         return False
     longest = max(axes, key=lambda a: ids.shape[a])
     first = ids

@@ -9,9 +9,9 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from pfa_onnx.graph.context import Factor, Use
 from pfa_onnx.graph.cost import node_macs, weights
-from pfa_onnx.graph.follow import Mask
+from pfa_onnx.graph.declarations import Factor, Use
+from pfa_onnx.graph.edits import Mask
 from pfa_onnx.graph.labels import varying
 from pfa_onnx.graph.trace import Trace
 
@@ -94,7 +94,12 @@ def kept_share(factors: list[Factor] | tuple[Factor, ...], keep: Mask) -> float:
 def _root(value: ir.Value) -> str:
     """Return the name of the constant that a chain of operators starts from."""
     node = value.producer()
-    while node is not None and node.op_type not in {"Constant", "ConstantOfShape"} and node.inputs and node.inputs[0] is not None:
+    while (
+        node is not None
+        and node.op_type not in {"Constant", "ConstantOfShape"}
+        and node.inputs
+        and node.inputs[0] is not None
+    ):
         value = node.inputs[0]
         node = value.producer()
     return str(value.name)

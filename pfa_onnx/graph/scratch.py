@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from pfa_onnx.graph.context import Array
+from pfa_onnx.graph.declarations import Array
 from pfa_onnx.graph.model import Graph
 
 _NORM_START = (1.0, 0.0, 0.0, 1.0)  # scale, bias, running mean, running variance
@@ -26,7 +26,9 @@ def redraw(graph: Graph, seed: int) -> None:
                 _fill(graph, node, i, lambda old, start=start: np.full(old.shape, start))
         elif kind in {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
             for i in (0, 1):
-                _fill(graph, node, i, lambda old, node=node: random.normal(0, np.sqrt(2 / _fan_in(node, old)), old.shape))
+                _fill(
+                    graph, node, i, lambda old, node=node: random.normal(0, np.sqrt(2 / _fan_in(node, old)), old.shape)
+                )
             _fill(graph, node, 2, lambda old: np.zeros(old.shape))
 
 
@@ -34,9 +36,9 @@ def _fan_in(node: ir.Node, weight: Array) -> int:
     if node.op_type == "Conv":
         return max(prod(weight.shape[1:]), 1)
     if node.op_type == "ConvTranspose":
-        return max(weight.shape[0] * prod(weight.shape[2:]), 1)
+        return max(int(weight.shape[0]) * prod(weight.shape[2:]), 1)
     flipped = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].value
-    return max(weight.shape[-1 if flipped else 0], 1)
+    return max(int(weight.shape[-1 if flipped else 0]), 1)
 
 
 def _fill(graph: Graph, node: ir.Node, i: int, make: object) -> None:

@@ -15,8 +15,8 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
-from pfa_onnx.graph.context import Use
-from pfa_onnx.graph.follow import Edits, Mask
+from pfa_onnx.graph.declarations import Use
+from pfa_onnx.graph.edits import Edits, Mask
 from pfa_onnx.graph.model import Graph
 
 if TYPE_CHECKING:
@@ -31,11 +31,15 @@ _NO_TENSOR = {
 def probe(graph: Graph) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Return a copy that gives the shape of every tensor, and {its output name: tensor name}."""
     proto = ir.to_proto(graph.model)
-    wanted = {}
+    wanted: dict[str, str] = {}
     nodes = []
     for node in graph.nodes:
         for value in node.outputs:
-            if value.name and node.op_type not in _NO_TENSOR and not isinstance(value.type, ir.SequenceType | ir.OptionalType):
+            if (
+                value.name
+                and node.op_type not in _NO_TENSOR
+                and not isinstance(value.type, ir.SequenceType | ir.OptionalType)
+            ):
                 tap = f"pfa_onnx/shape/{len(wanted)}"
                 wanted[tap] = str(value.name)
                 nodes.append(helper.make_node("Shape", [str(value.name)], [tap], name=tap))
@@ -62,7 +66,7 @@ def tapped(graph: Graph, layers: Sequence[Traced]) -> tuple[onnx.ModelProto, dic
 def _pool(traced: Traced, tap: str, opset: int) -> list[onnx.NodeProto]:
     """Pool over all axes but samples and channels (paper, section 3.1: spatial max-pooling)."""
     source, rank, axis = traced.layer.output, len(traced.shape), traced.axis
-    if axis == 1 and rank > 2:  # noqa: PLR2004 - unlike ReduceMax it has a kernel for onnxruntime's blocked layout
+    if axis == 1 and rank > 2:
         pool = helper.make_node("GlobalMaxPool", [source], [f"{tap}/pooled"], name=f"{tap}/pool")
         return [pool, helper.make_node("Flatten", [f"{tap}/pooled"], [tap], name=tap, axis=1)]
     axes = [a for a in range(1, rank) if a != axis]
@@ -87,9 +91,15 @@ def masked(graph: Graph, edits: Edits) -> onnx.ModelProto:
             shape = tuple(array.shape[a] if a in axes else 1 for a in range(array.ndim))
             array[np.broadcast_to(mask.reshape(shape), array.shape)] = 0
         name = f"pfa_onnx/masked/{index}/{i}"
-        proto.graph.initializer.append(ir.to_proto(ir.Tensor(array, name=name)) if array.dtype.kind == "V" else numpy_helper.from_array(array, name))
-        if proto.ir_version < 4:  # noqa: PLR2004 - until then initializers had to be inputs too
-            proto.graph.input.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
+        proto.graph.initializer.append(
+            ir.to_proto(ir.Tensor(array, name=name))
+            if array.dtype.kind == "V"
+            else numpy_helper.from_array(array, name)
+        )
+        if proto.ir_version < 4:
+            proto.graph.input.append(
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            )
         proto.graph.node[place[id(node)]].input[i] = name
     for (index, i), kept in edits.sums.items():
         _mask_activation(proto, graph, place, (index, i), kept)
@@ -149,7 +159,11 @@ def _reads(node: onnx.NodeProto) -> list[str]:
     """Return every name a node may read, those in its bodies included."""
     names = list(node.input)
     for attribute in node.attribute:
-        for body in [attribute.g, *attribute.graphs] if attribute.type in {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS} else []:
+        for body in (
+            [attribute.g, *attribute.graphs]
+            if attribute.type in {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}
+            else []
+        ):
             for inner in body.node:
                 names += _reads(inner)
             names += [value.name for value in body.output]

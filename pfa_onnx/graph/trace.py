@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ class Tracer(Context):
         x = self.mark(i)
         if x.axes and axis == x.axes[-1]:  # blocks shrink along their last axis: cutting another one asks for nothing
             rows = np.moveaxis(x.ids, axis, -1)
-            for start, end in zip(positions[:-1], positions[1:], strict=True):
+            for start, end in pairwise(positions):
                 if end > start:
                     self.blocks(rows[..., start:end])
         return list(positions)
@@ -229,7 +230,7 @@ class Tracer(Context):
 
 
 def coupled_sets(labels: Sequence[Ints], frozen: Mapping[int, object]) -> list[int | None]:
-    """Number the sets of layers that share labels which may go; None for a layer that shares none."""
+    """Return the number of the set that each layer shares free labels in; None for a layer that shares none."""
     sets = Labels()
     sets.fresh(len(labels))
     if labels:

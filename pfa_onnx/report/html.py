@@ -67,9 +67,9 @@ def _text(text: str) -> str:
 
 def _report(report: Report) -> Iterable[str]:
     yield f'<p class="verdict">{_text(words.kept(report))}</p>'
-    yield f"<p>{_text(words.model_line(report.model))}</p>"
+    yield f"<p>{_text(words.model_line(report.model, ', '))}</p>"
     if report.data is not None:
-        yield f"<p>{_text(words.data_line(report.data))}</p>"
+        yield f"<p>{_text(words.data_line(report.data, ', '))}</p>"
     yield from _cards(tables.size_table(report))
     if report.output is not None:
         yield f"<p>{_text(words.tally(report))}. {_text(words.proof(report.proof))}.</p>"
@@ -137,7 +137,7 @@ def _curve(layer: LayerResult) -> dict[str, object]:
 def _check(report: CheckReport) -> Iterable[str]:
     kind = "passed" if report.passed else "failed"
     yield f'<p class="verdict {kind}">{_text(words.verdict(report))}</p>'
-    yield f"<p>{_text(words.data_line(report.data))}</p>"
+    yield f"<p>{_text(words.data_line(report.data, ', '))}</p>"
     yield from _cards(tables.compared_table(report))
     accuracy = words.accuracy(report)
     if accuracy:

@@ -19,9 +19,9 @@ def render(report: Report | CheckReport) -> str:
 
 def _report(report: Report) -> list[str | Table]:
     pruned = report.output is not None
-    parts: list[str | Table] = [f"**{_escape(words.kept(report))}**", _escape(words.model_line(report.model))]
+    parts: list[str | Table] = [f"**{_escape(words.kept(report))}**", _escape(words.model_line(report.model, ", "))]
     if report.data is not None:
-        parts.append(_escape(words.data_line(report.data)))
+        parts.append(_escape(words.data_line(report.data, ", ")))
     parts.append(tables.size_table(report))
     if pruned:
         parts += [_escape(f"{words.tally(report)}. {words.proof(report.proof)}.")]
@@ -36,7 +36,7 @@ def _check(report: CheckReport) -> list[str | Table]:
     original, pruned = _escape(report.original.path), _escape(report.pruned.path)
     parts: list[str | Table] = [
         f"**{_escape(words.verdict(report))}**",
-        f"{original} against {pruned}, {_escape(words.data_line(report.data))}",
+        f"{original} against {pruned}, {_escape(words.data_line(report.data, ', '))}",
         tables.metric_table(report),
         tables.compared_table(report),
     ]

@@ -43,9 +43,9 @@ def flags(method: Method) -> str:
     return typed if method.select == "pfa" else f"{typed} --select {method.select}"
 
 
-def model_line(model: ModelInfo) -> str:
+def model_line(model: ModelInfo, between: str = "   ") -> str:
     """Return the model's name and what it costs."""
-    return "   ".join([clean(model.path), f"opset {model.opset}", *costs(model.size)])
+    return between.join([clean(model.path), f"opset {model.opset}", *costs(model.size)])
 
 
 def costs(size: Size) -> list[str]:
@@ -53,7 +53,7 @@ def costs(size: Size) -> list[str]:
     return [f"{numbers.count(size.params)} params", f"{numbers.count(size.macs)} MACs", numbers.size(size.bytes)]
 
 
-def data_line(data: DataInfo) -> str:
+def data_line(data: DataInfo, between: str = "   ") -> str:
     """Return where the samples came from and how they ran."""
     parts = [f"{data.samples:,} samples from {clean(data.source)}"]
     if data.skipped:
@@ -67,7 +67,7 @@ def data_line(data: DataInfo) -> str:
     parts.append(data.provider)
     if data.batch_size:
         parts.append(f"batch {data.batch_size}")
-    return "   ".join(parts)
+    return between.join(parts)
 
 
 def preprocess(data: DataInfo) -> Mapping[str, Any]:
@@ -106,11 +106,9 @@ def proof(found: Proof | None) -> str:
     """Return what was proven; silence would look like a proof."""
     if found is None:
         return "proof: none; nothing was proven"
-    error = f"largest relative error {found.max_relative_error:.1e}"
+    outcome = "equals the masked original" if found.passed else "FAILED, differs from the masked original"
     inputs = f"on {found.samples:,} input{'s' * (found.samples != 1)}"
-    if found.passed:
-        return f"proof: equal to the original with the removed channels zeroed, {inputs} ({error})"
-    return f"proof: FAILED, differs from the original with the removed channels zeroed, {inputs} ({error})"
+    return f"proof: {outcome} {inputs}, largest relative error {found.max_relative_error:.1e}"
 
 
 # --- check ---

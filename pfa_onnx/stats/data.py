@@ -96,7 +96,7 @@ class ArrayData(Dataset):
         for start in range(0, len(self._rows), batch_size):
             rows = self._rows[start : start + batch_size]
             feeds = {
-                spec.name: conform(self._arrays[spec.name][list(rows)], spec, at=self.source) for spec in self._inputs
+                spec.name: conform(_take(self._arrays[spec.name], rows), spec, at=self.source) for spec in self._inputs
             }
             names = tuple(f"{self.source}[{row}]" for row in rows)
             yield Batch(feeds, names, tuple(self._labels[row] if self._labels else None for row in rows))
@@ -189,6 +189,13 @@ def _open_path(data: str, inputs: Sequence[InputSpec], preprocess: Preprocess | 
         )
     chosen = preprocess if isinstance(preprocess, Preprocess) else make_preprocess(preprocess)
     return ImageFolder(path, fit(chosen, inputs[0]), source=data, limit=limit)
+
+
+def _take(array: Array, rows: Sequence[int]) -> Array:
+    """Return a copy of some rows. A mapped file is mapped anew: pages once touched would count as memory used."""
+    if isinstance(array, np.memmap) and array.filename is not None:
+        array = np.load(array.filename, mmap_mode="r", allow_pickle=False)
+    return np.array(array[list(rows)])
 
 
 def _load(path: Path) -> Mapping[str, Array]:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from pfa_onnx import __version__
 from pfa_onnx.errors import InternalError, ModelError, ProofError, UsageError
 from pfa_onnx.graph.cut import cut
-from pfa_onnx.graph.follow import Edits
+from pfa_onnx.graph.edits import Edits
 from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load
 from pfa_onnx.graph.taps import masked
 from pfa_onnx.recipe import Proof
@@ -54,7 +54,9 @@ def prove(graph: Graph, small: Graph, edits: Edits, inputs: Mapping[str, Array],
         try:
             pruned = Runner(model, providers=providers, external_dir=graph.directory)
         except ModelError as error:
-            raise InternalError(f"the cut model does not load: {error.what}", at=str(graph.path), fix=_REPORT_BUG) from error
+            raise InternalError(
+                f"the cut model does not load: {error.what}", at=str(graph.path), fix=_REPORT_BUG
+            ) from error
     count = fixed_batch(graph.inputs)
     samples = min(len(array) for array in inputs.values()) if inputs else 0
     errors: dict[str, float] = {}
@@ -82,7 +84,9 @@ _REPORT_BUG = "this is a bug in pfa-onnx: please report it with the model"
 
 
 def _weight_types(graph: Graph) -> set[str]:
-    return {v.const_value.dtype.name.lower() for v in graph.model.graph.initializers.values() if v.const_value is not None}
+    return {
+        v.const_value.dtype.name.lower() for v in graph.model.graph.initializers.values() if v.const_value is not None
+    }
 
 
 def _block(array: Array, start: int, count: int) -> Array:
@@ -117,7 +121,13 @@ def embed_recipe(small: Graph, decision: Decision, original_sha256: str) -> None
         for t in decision.trace.layers
     }
     method = {k: v for k, v in vars(decision.method).items() if v is not None}
-    content = {"layers": keep, "method": method, "original_sha256": original_sha256, "schema": 1, "version": __version__}
+    content = {
+        "layers": keep,
+        "method": method,
+        "original_sha256": original_sha256,
+        "schema": 1,
+        "version": __version__,
+    }
     small.model.metadata_props[METADATA_KEY] = json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 

@@ -40,8 +40,8 @@ def compare(
         Runner(pruned, providers=options.providers),
     )
     first, metrics, seen = _run(dataset, runners, size, hooks)
-    before = describe_model(one, *learn_shapes(one, first.feeds, options))
-    after = describe_model(other, *learn_shapes(other, first.feeds, options))
+    before = describe_model(one, *learn_shapes(one, first.feeds))
+    after = describe_model(other, *learn_shapes(other, first.feeds))
     values: dict[str, float | None] = {
         "agreement": metrics.agreement,
         "cosine_min": metrics.cosine_min,
@@ -74,9 +74,7 @@ def compare(
     )
 
 
-def _run(
-    dataset: Dataset, runners: tuple[Runner, Runner], size: int, hooks: Hooks
-) -> tuple[Batch, Metrics, int]:
+def _run(dataset: Dataset, runners: tuple[Runner, Runner], size: int, hooks: Hooks) -> tuple[Batch, Metrics, int]:
     comparison = Comparison(dataset.classes)
     first: Batch | None = None
     seen = 0

@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from pfa_onnx.errors import TargetError, UsageError
-from pfa_onnx.graph.follow import Edits, Mask, Stuck, follow
+from pfa_onnx.graph.edits import Edits, Mask, Stuck
+from pfa_onnx.graph.follow import follow
 from pfa_onnx.graph.norms import filter_norms
 from pfa_onnx.graph.plan import legalise, settle
 from pfa_onnx.graph.planned import Planned
@@ -119,7 +120,7 @@ class Decider:
             wanted = recipe.get(traced.layer.output)
             if wanted is not None and not np.array_equal(np.flatnonzero(legal[traced.layer.labels]), wanted[1]):
                 raise UsageError(
-                    f"the recipe keeps {len(wanted[1])} of {wanted[0]} channels, which this graph's couplings do not allow",
+                    f"the recipe keeps {len(wanted[1])} of {wanted[0]} channels, but not those that go together here",
                     at=traced.layer.node,
                     fix="use a recipe of the same architecture, made with the same options",
                 )
@@ -144,7 +145,9 @@ class Decider:
         samples = self.measured.stats.samples
         widest = max((t.layer.channels for t in self.measured.layers), default=0)
         frozen = {
-            t.layer.output: Reason(f"has {t.layer.channels} channels, which {samples} samples cannot describe", t.layer.node)
+            t.layer.output: Reason(
+                f"has {t.layer.channels} channels, which {samples} samples cannot describe", t.layer.node
+            )
             for t in self.measured.layers
             if samples < t.layer.channels
         }
@@ -223,7 +226,5 @@ def _matching(pattern: str, layers: tuple[Traced, ...], flag: str) -> list[Trace
     found = [traced for traced in layers if _matches(traced, pattern)]
     if not found:
         example = f"names look like '{layers[0].layer.node}'; " if layers else ""
-        raise UsageError(
-            f"{flag} '{pattern}' matches no layer", fix=f"{example}list them with `pfa-onnx analyze -v`"
-        )
+        raise UsageError(f"{flag} '{pattern}' matches no layer", fix=f"{example}list them with `pfa-onnx analyze -v`")
     return found

@@ -56,7 +56,7 @@ def measure(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
     if first is None:
         raise DataError("there are no samples", at=dataset.source, fix="give --data some inputs")
     kept = _kept(first)
-    shapes, probed = learn_shapes(graph, kept, options)
+    shapes, probed = learn_shapes(graph, kept)
     layers = find_layers(graph, shapes)
     calibration = _Calibration(graph, layers, options, size)
     seen = 0
@@ -81,7 +81,7 @@ def measure(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
     return Measured(graph, shapes, probed, layers, calibration.unmeasured, stats, info)
 
 
-def recall(graph: Graph, path: Path, options: DataOptions) -> Measured:
+def recall(graph: Graph, path: Path) -> Measured:
     """Take the statistics from a file instead; only the shapes are learned, from an input that it keeps."""
     stats = load_stats(path)
     if stats.model_sha256 != graph.sha256:
@@ -91,7 +91,7 @@ def recall(graph: Graph, path: Path, options: DataOptions) -> Measured:
             at=str(path),
             fix=f"run `pfa-onnx analyze {graph.path} --data DATA --save-stats {path}` again",
         )
-    shapes, probed = learn_shapes(graph, stats.inputs, options)
+    shapes, probed = learn_shapes(graph, stats.inputs)
     layers = find_layers(graph, shapes)
     unmeasured = {t.layer.output: _without_samples(t) for t in layers if t.layer.output not in stats.moments}
     info = DataInfo(stats.source, stats.samples, stats.preprocess, stats.provider, 0)
@@ -111,9 +111,7 @@ def open_dataset(graph: Graph, options: DataOptions) -> Dataset:
     return open_data(options.data, graph.inputs, preprocess=chosen, limit=options.limit)
 
 
-def learn_shapes(
-    graph: Graph, inputs: Mapping[str, Array], options: DataOptions
-) -> tuple[dict[str, tuple[int, ...]], int]:
+def learn_shapes(graph: Graph, inputs: Mapping[str, Array]) -> tuple[dict[str, tuple[int, ...]], int]:
     """Learn the concrete shape of every tensor from a real sample; they are never written to a file."""
     count = fixed_batch(graph.inputs) or 1
     feeds = {name: _rows(array, count) for name, array in inputs.items()}
@@ -172,7 +170,8 @@ class _Calibration:
         if len(rows) == count:
             return rows
         if count and len(rows) % count == 0:
-            return rows.reshape(count, -1, rows.shape[-1]).max(axis=1)
+            pooled: Array = rows.reshape(count, -1, rows.shape[-1]).max(axis=1)
+            return pooled
         self.unmeasured[output] = Reason(
             f"gives {len(rows)} rows for {count} samples, so that no row belongs to one sample",
             self._layers[output].layer.node,

@@ -35,7 +35,7 @@ def time_ratio(path: Path, rounds: int, size: int) -> tuple[float, float, float]
     graph = load(path)
     rng = np.random.default_rng(0)
     feeds = {"image": rng.standard_normal((size, 3, 224, 224), dtype=np.float32)}
-    shapes, _ = step.learn_shapes(graph, feeds, DataOptions())
+    shapes, _ = step.learn_shapes(graph, feeds)
     layers = step.find_layers(graph, shapes)
     calibration = step._Calibration(graph, layers, DataOptions(providers="cpu"), size)
     plain = Runner(path, providers="cpu")
@@ -62,7 +62,7 @@ def plan_seconds(path: Path) -> float:
     """Return the seconds of trace, plan and cut, calibration aside."""
     graph = load(path)
     feeds = {"image": np.zeros((1, 3, 224, 224), dtype=np.float32)}
-    shapes, _ = step.learn_shapes(graph, feeds, DataOptions())
+    shapes, _ = step.learn_shapes(graph, feeds)
     start = time.perf_counter()
     trace = settle(graph, shapes)
     order = np.random.default_rng(0).permutation(removable(trace))
@@ -80,7 +80,9 @@ def peak_megabytes(model: Path, data: Path) -> float:
         # not getrusage: its peak is inherited from the process that forked
         "print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024)"
     )
-    out = subprocess.run([sys.executable, "-c", code, str(model), str(data)], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(model), str(data)], capture_output=True, text=True, check=True
+    )
     return float(out.stdout.split()[-1])
 
 
@@ -92,7 +94,9 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(exist_ok=True)
     paths = save_all(options.folder)
-    print(f"| model | plain, s a batch of {options.batch_size} | calibrating, s | ratio (median) | trace + plan + cut, s |")
+    print(
+        f"| model | plain, s a batch of {options.batch_size} | calibrating, s | ratio (median) | trace + plan + cut, s |"
+    )
     print("|---|---|---|---|---|")
     for name, path in paths.items():
         plain, taps, ratio = time_ratio(path, options.rounds, options.batch_size)

@@ -77,7 +77,9 @@ def resnet50(*, bn: bool = False) -> onnx.ModelProto:
             x = x if block else b.conv(x, cin, 4 * width, 1, stride, bn=bn)
             x, cin = b.op("Relu", [b.op("Add", [x, y])]), 4 * width
     x = b.op("Flatten", [b.op("GlobalAveragePool", [x])])
-    return b.model(b.op("Gemm", [x, b.weight("fc.weight", (1000, 2048), 2048), b.constant("fc.bias", np.zeros(1000))], transB=1))
+    return b.model(
+        b.op("Gemm", [x, b.weight("fc.weight", (1000, 2048), 2048), b.constant("fc.bias", np.zeros(1000))], transB=1)
+    )
 
 
 MODELS = {"VGG-16": vgg16, "ResNet-50": resnet50, "ResNet-50 (BN kept)": lambda: resnet50(bn=True)}

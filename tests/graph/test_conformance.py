@@ -248,6 +248,28 @@ case("Add", lambda n, x: n.op("Add", x, n.conv("image", 3, 1)), "one channel str
 case("Mul", lambda n, x: n.op("Mul", x, x), "itself")
 case("Add", lambda n, x: n.op("Add", n.op("Reshape", x, n.const([-1, 12, 1])), n.op("Reshape", n.linear("x", 7, 12), n.const([-1, 1, 12]))),
      "an outer sum", host="vector", free=False)  # fmt: skip
+
+
+def _channel_count(net: Net, x: str) -> str:
+    return net.op("Slice", net.op("Shape", x), net.const([1]), net.const([2]))
+
+
+def _filled(net: Net, x: str) -> str:
+    """zeros(C, 1, 1) and the like, as wide as the channels are."""
+    value = onnx.numpy_helper.from_array(np.array([0.5], np.float32))
+    shape = net.op("Concat", _channel_count(net, x), net.const([1, 1]), axis=0)
+    return net.op("Add", x, net.op("ConstantOfShape", shape, value=value))
+
+
+def _numbered(net: Net, x: str) -> str:
+    """arange(C), added to the channels."""
+    count = net.op("Squeeze", _channel_count(net, x), net.const([0]))
+    numbers = net.op("Cast", net.op("Range", net.const(0), count, net.const(1)), to=TensorProto.FLOAT)
+    return net.op("Add", x, net.op("Unsqueeze", numbers, net.const([1, 2])))
+
+
+case("Add", _filled, "a constant as wide as the channels, computed")
+case("Add", _numbered, "the channels' numbers, computed", free=False)
 for _kind in ("Max", "Min", "Mean", "Sum"):
     case(_kind, lambda n, x, k=_kind: n.op(k, x, n.const(n.vector(8).reshape(8, 1, 1)), _another(n, x), n.const(0.1)), "four operands")
     case(_kind, lambda n, x, k=_kind: n.op(k, x), "one operand")
@@ -477,6 +499,14 @@ def _embedding(net: Net, x: str) -> str:
     return net.op("Add", x, net.op("Gather", net.const(net.weights(16, 12, fan_in=2)), ids, axis=0))
 
 
+def _tied_embedding(net: Net, x: str) -> ModelProto:
+    """A language model's first and last layer share one table."""
+    table = net.const(net.weights(16, 12, fan_in=2), "table")
+    y = net.op("Add", x, net.op("Gather", table, net.input(["N", 5], "ids", np.int64), axis=0))
+    return net.model(net.op("MatMul", y, net.op("Transpose", table, perm=[1, 0]), out="y"))
+
+
+case("Gather", _tied_embedding, "a table that the last layer reads too", host="tokens")
 case("Gather", _embedding, "an embedding is added", host="tokens")
 case("Gather", lambda n, x: n.op("Add", x, n.op("Gather", n.const(n.weights(16, 12, fan_in=2)), n.const([3, 0, 9, 9, 2]))), "rows of a constant",
      host="tokens")  # fmt: skip
@@ -490,6 +520,9 @@ case("Pad", lambda n, x: n.op("Pad", x, n.const([0, 0, 1, 2, 0, 0, 0, 3])), "spa
 case("Pad", lambda n, x: n.op("Pad", x, n.const([0, 0, 1, 2, 0, 0, 0, 3]), mode="reflect"), "space, reflected")
 case("Pad", lambda n, x: n.op("Pad", x, n.const([0, 0, -1, 2, 0, 0, 0, -2])), "space, cropped")
 case("Pad", lambda n, x: n.op("Pad", x, n.const([0, 1, 0, 0, 0, 1, 0, 0]), mode="edge"), "channels repeated", free=False)
+for _mode in ("edge", "reflect", "wrap"):
+    case("Pad", lambda n, x, m=_mode: n.op("Add", n.op("Pad", x, n.const([0, 3, 0, 0, 0, 2, 0, 0]), mode=m), n.conv("image", 3, 13)),
+         f"channels repeated ({_mode}), then added", opset=19, free=False)  # fmt: skip
 case("Pad", lambda n, x: n.op("Pad", x, n.const([0, -1, 0, 0, 0, -2, 0, 0])), "channels cropped", free=False)
 case("Pad", lambda n, x: n.op("Pad", x, n.const([0] * 8)), "nothing")
 case("Pad", lambda n, x: n.op("Add", n.op("Pad", x, n.const([0, 0, 0, 4])), n.linear("x", 7, 16)), "a vector, then added", host="vector")
@@ -631,6 +664,8 @@ case("Reshape", lambda n, x: n.op("Reshape", n.op("ReduceSum", n.op("Reshape", x
      "pairs added", free=False)  # fmt: skip
 case("Reshape", lambda n, x: n.op("Reshape", x, n.const([-1, 4, 12, 6])), "channels in the rows", free=False)
 case("Reshape", lambda n, x: n.op("Reshape", x, n.const([-1, 8])), "channels into the batch", host="line", free=False)
+case("Reshape", lambda n, x: n.op("Reshape", n.op("MatMul", n.op("Reshape", x, n.const([-1, 6, 6])), n.const(n.weights(6, 4))), n.const([-1, 8, 6, 4])),
+     "channels into the batch and back")  # fmt: skip
 case("Reshape", lambda n, x: n.op("Reshape", x, n.const([-1, 3, 4])), "heads, read within", host="tokens", free=True)
 case("Reshape", lambda n, x: n.op("Reshape", x, n.const([0, -1]), allowzero=0), "a vector stays", host="vector")
 case("Reshape", lambda n, x: n.op("Reshape", x, n.op("Concat", n.op("Slice", n.op("Shape", x), n.const([0]), n.const([1])), n.const([8, 36]), axis=0)),

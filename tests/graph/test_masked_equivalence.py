@@ -14,12 +14,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from networks import NETWORKS, exports, feeds
+from networks import NETWORKS, Net, exports, feeds
+from onnx import helper
 from onnx.external_data_helper import load_external_data_for_model
 from support import SHARES, counts, cut_model, equivalence, random_keeps, saved, settle_model
 
 from pfa_onnx.graph.cost import parameters
-from pfa_onnx.graph.follow import Mask
+from pfa_onnx.graph.edits import Mask
 from pfa_onnx.graph.model import Graph, load
 from pfa_onnx.graph.trace import Trace
 
@@ -145,6 +146,39 @@ def test_keeping_everything_changes_nothing():
     trace, _ = settled("stale_value_info")
     keep = np.ones(trace.count, dtype=np.bool_)
     assert cut_model(trace, keep).SerializeToString(deterministic=True) == original(trace).SerializeToString(deterministic=True)
+
+
+def test_attention_in_half_precision():
+    """What is summed over by a product of two activations is masked in the model's own type."""
+    net = Net(np.random.default_rng(0), dtype=np.float16)
+    x = net.input(["N", 5, 12], "tokens")
+    q, k = (net.op("MatMul", x, net.const(net.weights(12, 8, fan_in=12))) for _ in range(2))
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1]))
+    model = net.model(net.op("Softmax", scores, axis=-1, out="y"))
+    inputs = feeds(model, np.random.default_rng(0), n=2)
+    trace = settle_model(model, inputs)
+    assert counts(trace) == (16, 16)
+    for keep in random_keeps(trace, seeds=[0]):
+        assert equivalence(path_of(trace), inputs, trace, keep) <= FLOAT16_BOUND
+
+
+def test_weights_stored_as_bfloat16():
+    """numpy has no name for the type: the cut constant must still be one."""
+    net = Net(np.random.default_rng(0))
+    x = net.image()
+    for cin, cout in ((3, 8), (8, 12)):
+        stored = net.unique("stored")
+        weight = helper.make_tensor(stored, onnx.TensorProto.BFLOAT16, (cout, cin, 3, 3), net.weights(cout, cin, 3, 3).ravel())
+        net.initializers.append(weight)
+        x = net.relu(net.op("Conv", x, net.op("Cast", stored, to=onnx.TensorProto.FLOAT)))
+    model = net.model(net.head(x, 12))
+    inputs = feeds(model, np.random.default_rng(0), n=2)
+    trace = settle_model(model, inputs)
+    assert counts(trace) == (20, 30)
+    for keep in random_keeps(trace, seeds=[0]):
+        assert equivalence(path_of(trace), inputs, trace, keep) <= FLOAT32_BOUND
+        after = cut_model(trace, keep)
+        assert [t.data_type for t in after.graph.initializer if "stored" in t.name] == [onnx.TensorProto.BFLOAT16] * 2
 
 
 # --- what is compared -------------------------------------------------------------------------------------------

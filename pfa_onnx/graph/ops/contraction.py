@@ -13,7 +13,6 @@ from pfa_onnx.graph.movement import Marked, along
 from pfa_onnx.graph.ops import refuse_inputs, rule
 from pfa_onnx.recipe import Ints
 
-
 # --- convolutions -------------------------------------------------------------------------------------
 
 
@@ -40,6 +39,7 @@ def _convolve(c: Context, made_axis: int, read_axis: int) -> None:
     shape = c.operand_shape(1)
     groups = int(c.attr("group", 1))
     rank = len(shape)
+    factors: tuple[Factor, ...]
     if groups == 1:
         read = arriving
         made = c.born(1, made_axis)
@@ -102,7 +102,7 @@ def _grouped(c: Context, arriving: Ints, groups: int, *, transposed: bool) -> tu
 
 @rule("Gemm")
 def gemm(c: Context) -> None:
-    """alpha A B + beta C with A [M, K] and B [K, N], either of them transposed."""
+    """Multiply matrices: alpha A B + beta C with A [M, K] and B [K, N], either of them transposed."""
     flipped = [bool(c.attr("transA", 0)), bool(c.attr("transB", 0))]
     constant = [c.is_constant(0), c.is_constant(1)]
     if constant == [False, True]:
@@ -124,7 +124,7 @@ def gemm(c: Context) -> None:
 def matmul(c: Context) -> None:
     """Batched matrix product, numpy rules."""
     left, right = c.operand_shape(0), c.operand_shape(1)
-    if len(left) < 2 or len(right) < 2:  # noqa: PLR2004
+    if len(left) < 2 or len(right) < 2:
         refuse_inputs(c, "with a vector operand")
     elif c.is_constant(1) and not c.is_constant(0) and _plain_matrix(right):
         _weighted(c, x=0, read_axis=len(left) - 1, w=1, w_read=len(right) - 2, free_axis=-1)
