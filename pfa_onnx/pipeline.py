@@ -59,6 +59,7 @@ def analyze(
         decision = decider.decide(method or KL)
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
+        embed_recipe(small, decision, graph.sha256)  # it takes room in the file, too
         after = _size_after(small, decision, measured.probed, None)
     return _report(measured, decision, after, clock)
 

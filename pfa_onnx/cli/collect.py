@@ -56,7 +56,7 @@ def methods(given: Given) -> list[str]:
 
 
 def chosen_method(given: Given) -> Method | None:
-    """Return the one method that was asked for, or None; choosing channels in another way needs a number: that of KL."""
+    """Return the one method that was asked for, or None; --select alone goes with the number that KL asks for."""
     asked = methods(given)
     if len(asked) > 1:
         raise UsageError(f"{' and '.join(map(typed, asked))} are different methods", fix="give one of them")

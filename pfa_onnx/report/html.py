@@ -72,7 +72,8 @@ def _report(report: Report) -> Iterable[str]:
         yield f"<p>{_text(words.data_line(report.data, ', '))}</p>"
     yield from _cards(tables.size_table(report))
     if report.output is not None:
-        yield f"<p>{_text(words.tally(report))}. {_text(words.proof(report.proof))}.</p>"
+        yield f"<p>{_text(words.tally(report))}</p>"
+        yield f"<p>{_text(words.proof(report.proof))}</p>"
     yield from _warnings(report.warnings)
     yield "<h2>Layers</h2>"
     legend = (("kept", "stays"), ("held", "had to stay"), ("gone", "removed"))
@@ -94,7 +95,7 @@ def _cards(sizes: Table) -> Iterable[str]:
     for name, before, after, change in sizes.rows:
         yield (
             f'<div class="card"><b>{_text(name)}</b><span class="big">{_text(after)}</span>'
-            f"<span>{_text(change)} of {_text(before)}</span></div>"
+            f"<span>{_text(change)} from {_text(before)}</span></div>"
         )
     yield "</div>"
 

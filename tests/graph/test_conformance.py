@@ -268,7 +268,7 @@ def _numbered(net: Net, x: str) -> str:
     return net.op("Add", x, net.op("Unsqueeze", numbers, net.const([1, 2])))
 
 
-case("Add", _filled, "a constant as wide as the channels, computed")
+case("Add", _filled, "a constant as wide as the channels, computed", free=False)
 case("Add", _numbered, "the channels' numbers, computed", free=False)
 for _kind in ("Max", "Min", "Mean", "Sum"):
     case(_kind, lambda n, x, k=_kind: n.op(k, x, n.const(n.vector(8).reshape(8, 1, 1)), _another(n, x), n.const(0.1)), "four operands")

@@ -46,7 +46,9 @@ LAYERS = (
     layer("/attn/proj", 8, 8, asked=2, eigenvalues=[1, 0, 0, 0, 0, 0, 0, 0], held=6, frozen=(SOFTMAX,), op="MatMul"),
     layer("/fc/Gemm", 1000, 1000, asked=400, held=600, frozen=(HEAD,), op="Gemm", weight_params=512_000),
 )
-ANALYZED = Report(MODEL, DATA, Method("kl"), LAYERS, SMALL, warnings=("only 8 samples a channel",), timings={"trace": 0.5})
+ANALYZED = Report(
+    MODEL, DATA, Method("kl"), LAYERS, SMALL, warnings=("only 8 samples a channel",), timings={"trace": 0.5}
+)
 PRUNED = replace(
     ANALYZED,
     method=Method("params", target=0.7, tau=0.97312),
@@ -70,7 +72,15 @@ CHECKED = CheckReport(
         "accuracy_pruned": 0.74609375,
     },
     None,
-    {"logits": {"cosine_min": 0.99137, "cosine_mean": 0.9987, "max_abs_error": 1.2345, "agreement": None, "note": None}},
+    {
+        "logits": {
+            "cosine_min": 0.99137,
+            "cosine_mean": 0.9987,
+            "max_abs_error": 1.2345,
+            "agreement": None,
+            "note": None,
+        }
+    },
     (Gate("min_agreement", 0.97265625, 0.98, passed=False), Gate("max_params", 0.67583, 0.75, passed=True)),
     tuple(Changed(f"val/{index:05}.jpg", index, index + 1) for index in range(14)),
 )
