@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from pfa_onnx.errors import StatsError
+from pfa_onnx.errors import StatsError, UsageError
 from pfa_onnx.graph.cost import macs, parameters
 from pfa_onnx.graph.model import Graph, load
 from pfa_onnx.graph.scratch import redraw
@@ -27,7 +27,7 @@ from pfa_onnx.steps import apply
 from pfa_onnx.steps.apply import check_target, cut_copy, embed_recipe, model_bytes, write
 from pfa_onnx.steps.compare import compare
 from pfa_onnx.steps.decide import Decider, Decision
-from pfa_onnx.steps.measure import Measured, describe_model, measure, recall
+from pfa_onnx.steps.measure import Measured, describe_model, glimpse, measure, recall
 
 KL = Method("kl")
 
@@ -87,15 +87,17 @@ def prune(
     """
     clock, hooks = _Clock(), hooks or Hooks()
     check_target(output, model)
+    if recipe and prove and data.data is None and stats is None:
+        raise UsageError("a recipe alone cannot be proven: there are no inputs", fix="add --data, or --no-proof")
     with clock("load"):
         graph = load(model)
     with clock("measure"):
-        measured = _measured(graph, data, stats, hooks)
+        measured = glimpse(graph, data, hooks) if recipe and not stats else _measured(graph, data, stats, hooks)
     if save_stats is not None:
         write_stats(save_stats, measured.stats)
     with clock("decide"):
-        decider = Decider(measured, plan or PlanOptions(), hooks)
-        decision = _replayed(decider, recipe, method) if recipe else decider.decide(method or KL)
+        decider = Decider(measured, plan or PlanOptions(), hooks, replays=recipe is not None)
+        decision = _replayed(decider, recipe) if recipe else decider.decide(method or KL)
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
         embed_recipe(small, decision, graph.sha256)
@@ -128,7 +130,7 @@ def _measured(graph: Graph, data: DataOptions, stats: Path | None, hooks: Hooks)
     return recall(graph, stats) if stats is not None else measure(graph, data, hooks)
 
 
-def _replayed(decider: Decider, recipe: Path, method: Method | None) -> Decision:
+def _replayed(decider: Decider, recipe: Path) -> Decision:
     try:
         text = recipe.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -137,7 +139,7 @@ def _replayed(decider: Decider, recipe: Path, method: Method | None) -> Decision
         ) from None
     from pfa_onnx.report.as_json import parse_recipe
 
-    return decider.replay(parse_recipe(text, str(recipe)), method or KL)
+    return decider.replay(parse_recipe(text, str(recipe)), KL)
 
 
 def _size_after(small: Graph, decision: Decision, samples: int, written: int | None) -> Size:

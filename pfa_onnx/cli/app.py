@@ -12,6 +12,7 @@ import click
 from pfa_onnx import __version__
 from pfa_onnx.cli import collect, files, params
 from pfa_onnx.cli.terminal import Terminal, show, width_of
+from pfa_onnx.errors import PfaError
 
 if TYPE_CHECKING:
     from pfa_onnx.results import CheckReport, Report
@@ -58,19 +59,24 @@ class Run:
         for warning in report.warnings:
             self.terminal.warn(warning)
         renderers = {"json": as_json.render, "markdown": markdown.render, "html": html.render}
+        unwritten: PfaError | None = None
+        stream = sys.stdout
         for name, target in self.targets.items():
-            if target != files.STDOUT:
-                files.write(Path(target), renderers[name](report), f"--{name}")
-        piped = next((name for name, target in self.targets.items() if target == files.STDOUT), None)
-        if piped is not None:
-            show(renderers[piped](report), sys.stdout)
-        stream = sys.stdout if piped is None else sys.stderr
-        if self.quiet:
-            show(text.line(report), stream)
-        else:
-            width = width_of(stream)
-            show(text.render(report, verbose=self.verbose, width=width, next_step=next_step), stream)
+            content = renderers[name](report)
+            if target == files.STDOUT:
+                show(content, sys.stdout)
+                stream = sys.stderr
+                continue
+            try:
+                files.write(Path(target), content, f"--{name}")
+            except PfaError as error:  # the work is done: one bad file must not take the rest of it away
+                unwritten = unwritten or error
+        width = width_of(stream)
+        whole = text.render(report, verbose=self.verbose, width=width, next_step=next_step)
+        show(text.line(report) if self.quiet else whole, stream)
         self.terminal.times(report.timings)
+        if unwritten is not None:
+            raise unwritten
         if isinstance(report, CheckReport):
             return 0 if report.passed else 1
         return 1 if report.proof is not None and not report.proof.passed else 0

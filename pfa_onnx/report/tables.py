@@ -174,7 +174,9 @@ def compared_table(report: CheckReport) -> Table:
     rows = _cost_rows(report.original.size, report.pruned.size)
     if report.latency_ms is not None:
         old, new = report.latency_ms
-        rows.append(("latency", f"{old:.3g} ms", f"{new:.3g} ms", numbers.change(old, new)))
+        # the ratio of the paired runs: that of two medians is at the mercy of what else the machine did
+        ratio = report.metrics.get("latency_ratio") or new / old
+        rows.append(("latency", f"{old:.3g} ms", f"{new:.3g} ms", numbers.change(1, ratio)))
     return Table((Column(""), *_numbers("original", "pruned", "change")), tuple(rows))
 
 

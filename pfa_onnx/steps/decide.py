@@ -40,11 +40,11 @@ class Decision:
 class Decider:
     """Decides for one measured model; spectra and orders are computed once and serve every tau."""
 
-    def __init__(self, measured: Measured, options: PlanOptions, hooks: Hooks) -> None:
+    def __init__(self, measured: Measured, options: PlanOptions, hooks: Hooks, *, replays: bool = False) -> None:
         self.measured = measured
         self.options = options
         self.hooks = hooks
-        held = {**measured.unmeasured, **self._left_out(), **self._too_few()}
+        held = {**measured.unmeasured, **self._left_out(), **({} if replays else self._too_few())}
         self.trace = settle(measured.graph, measured.shapes, held.items())
         self._orders: dict[tuple[str, int], tuple[Ints, ...]] = {}
 

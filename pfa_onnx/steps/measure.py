@@ -27,6 +27,7 @@ from pfa_onnx.steps.serialized import runnable
 
 Array = npt.NDArray[Any]
 
+ORDINARY = 224  # an extent that most image models accept
 KEPT_SAMPLES = 8  # how many inputs stay at hand for the proof
 KEPT_BYTES = 64_000_000  # ... unless they are larger than this; one stays in any case
 
@@ -96,6 +97,35 @@ def recall(graph: Graph, path: Path) -> Measured:
     unmeasured = {t.layer.output: _without_samples(t) for t in layers if t.layer.output not in stats.moments}
     info = DataInfo(stats.source, stats.samples, stats.preprocess, stats.provider, 0)
     return Measured(graph, shapes, probed, layers, unmeasured, stats, info)
+
+
+def glimpse(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
+    """Look at a few inputs only: enough to replay a recipe and to prove it.
+
+    Without any data the shapes are learned from zeros; nothing is measured or proven with them.
+    """
+    if options.data is None:
+        kept, info = _zeros(graph), None
+    else:
+        dataset = open_dataset(graph, options)
+        size = batch_size_for(graph.inputs, options.batch_size)
+        first = next(dataset.batches(size), None)
+        if first is None:
+            raise DataError("there are no samples", at=dataset.source, fix="give --data some inputs")
+        _report_skipped(dataset, hooks)
+        kept = _kept(first)
+        info = DataInfo(dataset.source, len(next(iter(kept.values()))), dict(dataset.describe()), "cpu", size)
+    shapes, probed = learn_shapes(graph, kept)
+    stats = StatsFile(graph.sha256, "", 0, "cpu", {}, kept if info else {}, {})
+    return Measured(graph, shapes, probed, find_layers(graph, shapes), {}, stats, info)
+
+
+def _zeros(graph: Graph) -> dict[str, Array]:
+    """Return inputs of the declared shapes; a dynamic batch is 1, any other dynamic extent an ordinary size."""
+    return {
+        spec.name: np.zeros([n or (1 if k == 0 else ORDINARY) for k, n in enumerate(spec.shape)], spec.dtype)
+        for spec in graph.inputs
+    }
 
 
 def open_dataset(graph: Graph, options: DataOptions) -> Dataset:

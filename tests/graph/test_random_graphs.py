@@ -19,7 +19,7 @@ from onnx import ModelProto, helper
 from support import counts, run, settle_model, worst_equivalence
 
 BOUND = 1e-4
-WIDEST = 24  # channels
+WIDEST = 32  # channels
 
 Step = tuple[str, int, int, int]  # what, which tensor, and two numbers that it understands in its own way
 

@@ -275,3 +275,8 @@ def test_limits_under_either_name_and_without_a_value():
 def test_what_a_model_becomes_needs_a_size():
     assert words.becomes(replace(ANALYZED, after=None)) is None
     assert words.becomes(replace(ANALYZED, after=SMALL)) is not None
+
+
+def test_the_change_of_the_latency_is_that_of_the_paired_runs():
+    report = replace(PASSED, metrics={**PASSED.metrics, "latency_ratio": 0.9})
+    assert "latency   12.3 ms   8.1 ms  -10.0 %" in text.render(report)

@@ -17,7 +17,20 @@ Rule = Callable[[Context], None]
 
 RULES: dict[tuple[str, str], Rule] = {}
 
-_FAMILIES = ("contraction", "elementwise", "indexing", "joining", "normalization", "pooling", "reduction", "reshaping")
+_FAMILIES = (
+    "contraction",
+    "einsum",
+    "elementwise",
+    "indexing",
+    "joining",
+    "microsoft",
+    "normalization",
+    "pooling",
+    "quantization",
+    "recurrent",
+    "reduction",
+    "reshaping",
+)
 
 
 def rule(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:

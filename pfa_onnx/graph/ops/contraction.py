@@ -11,6 +11,7 @@ from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Context, Factor
 from pfa_onnx.graph.movement import Marked, along
 from pfa_onnx.graph.ops import refuse_inputs, rule
+from pfa_onnx.graph.ops.einsum import Letters, contract_constant
 from pfa_onnx.recipe import Ints
 
 # --- convolutions -------------------------------------------------------------------------------------
@@ -133,7 +134,18 @@ def matmul(c: Context) -> None:
     elif not c.is_constant(0) and not c.is_constant(1):
         _product(c)
     else:
-        refuse_inputs(c, "with a batch of constant matrices")
+        _batched(c, len(left), len(right))
+
+
+def _batched(c: Context, left: int, right: int) -> None:
+    """One constant matrix for every index of the leading axes, as per-head weights are written."""
+    rank = max(left, right)
+    batch = "abcdefgh"[: rank - 2]
+    letters = batch[rank - left :] + "mk", batch[rank - right :] + "kn", batch + "mn"
+    if c.is_constant(1):
+        contract_constant(c, Letters(letters[0], letters[1], letters[2]), x=0, w=1)
+    else:
+        contract_constant(c, Letters(letters[1], letters[0], letters[2]), x=1, w=0)
 
 
 def _plain_matrix(shape: tuple[int, ...]) -> bool:

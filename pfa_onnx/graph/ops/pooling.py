@@ -1,4 +1,4 @@
-"""Operators that work on every channel by itself, over its positions: pooling, resizing."""
+"""Operators that work on every channel by itself, over its positions: pooling, resizing, sampling."""
 
 from __future__ import annotations
 
@@ -41,3 +41,13 @@ def _sizes(c: Context, result: Marked) -> None:
     listed = c.attr("axes", None) or list(range(result.rank))
     wanted = np.array([result.shape[a] if result.varies(a) else n for a, n in zip(listed, written, strict=True)])
     c.rewrite(3, wanted.astype(written.dtype))
+
+
+@rule("GridSample", "MaxRoiPool", "RoiAlign")
+def sample(c: Context) -> None:
+    """Read positions that the other inputs choose, of every channel by itself."""
+    labels = c.channels(c.mark(0), 1)
+    for i in c.activations():
+        if i > 0:
+            c.freeze(c.mark(i).ids, f"chooses where {c.node.op_type} reads")
+    c.vector_out(labels, 1)

@@ -1,0 +1,233 @@
+"""Rules and engine, broken on purpose: masked equivalence must notice.
+
+A mutant is caught when the cut model differs, does not run, cannot be made, or when labels are frozen that were free.
+A mutant that survives says that the other tests of this folder would not notice that mistake either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import NETWORKS, Net, feeds
+from onnx import ModelProto
+from support import counts, settle_model, worst_equivalence
+
+from pfa_onnx.graph import cut as cut_module
+from pfa_onnx.graph import follow as follow_module
+from pfa_onnx.graph import ops, plan
+from pfa_onnx.graph.context import Context
+from pfa_onnx.graph.labels import Labels
+from pfa_onnx.graph.movement import Marked
+from pfa_onnx.graph.ops import RULES, contraction
+from pfa_onnx.graph.trace import Tracer
+
+NOTICED = 1e-3
+
+Mutate = Callable[[pytest.MonkeyPatch], None]
+MUTANTS: dict[str, tuple[Callable[[], ModelProto], Mutate]] = {}
+
+
+def mutant(name: str, network: str | Callable[[Net], str | ModelProto], mutate: Mutate) -> None:
+    MUTANTS[name] = (lambda: NETWORKS[network](np.random.default_rng(1)) if isinstance(network, str) else small(network), mutate)
+
+
+def small(build: Callable[[Net], str | ModelProto]) -> ModelProto:
+    net = Net(np.random.default_rng(1))
+    x = build(net)
+    return x if isinstance(x, ModelProto) else net.model(x)
+
+
+# --- how to break a rule ------------------------------------------------------------------------------------------------
+
+
+def with_methods(op: str, **methods: Callable[..., Any]) -> Mutate:
+    """Run the operator's rule with some of what it may say replaced: `method(context, original, *arguments)`."""
+
+    def mutate(patch: pytest.MonkeyPatch) -> None:
+        rule = RULES["", op]
+
+        def broken(c: Context) -> None:
+            for name, method in methods.items():
+                setattr(c, name, lambda *args, _m=method, _o=getattr(c, name), **more: _m(c, _o, *args, **more))
+            try:
+                rule(c)
+            finally:
+                for name in methods:
+                    delattr(c, name)
+
+        patch.setitem(RULES, ("", op), broken)
+
+    return mutate
+
+
+def out_changed(op: str, change: Callable[[Marked], Marked]) -> Mutate:
+    return with_methods(op, out=lambda c, out, marked, k=0: out(change(marked), k))
+
+
+def rearranged(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Marked], Marked]:
+    return lambda x: replace(x, ids=change(x.ids))
+
+
+def without(op: str, *names: str) -> Mutate:
+    """The rule does not say that at all."""
+    return with_methods(op, **dict.fromkeys(names, lambda c, original, *args, **more: None))
+
+
+def first_without_ties(c: Context, join: Callable, marks: list[Marked]) -> Marked:
+    return max(marks, key=lambda m: m.ids.size)
+
+
+def no_freezing(c: Context, freeze: Callable, *args: Any) -> None:
+    """Pretend that channels do not depend on one another."""
+
+
+def attribute(name: str, value: object) -> Mutate:
+    def mutate(patch: pytest.MonkeyPatch) -> None:
+        original = Context.attr
+        patch.setattr(Context, "attr", lambda c, key, default: value if key == name else original(c, key, default))
+
+    return mutate
+
+
+def patched(target: object, name: str, value: object) -> Mutate:
+    return lambda patch: patch.setattr(target, name, value)
+
+
+# --- rules ----------------------------------------------------------------------------------------------------------------
+
+mutant("Concat reversed", "concat", out_changed("Concat", rearranged(lambda ids: np.flip(ids, axis=1))))
+mutant("Concat alternating", "squeeze_excite_pool" if False else "concat", out_changed("Concat", rearranged(lambda ids: np.roll(ids, 1, axis=1))))
+mutant("Split sizes reversed", "split_uneven", with_methods(
+    "Split", bounds=lambda c, bounds, i, axis, ends: bounds(i, axis, [0, *np.cumsum(np.diff(ends)[::-1]).tolist()])))  # fmt: skip
+mutant("Split pieces exchanged", "gated_linear_unit", with_methods("Split", out=lambda c, out, marked, k=0: out(marked, 1 - k)))
+mutant("Slice one position off", "slice_channels", out_changed("Slice", rearranged(lambda ids: np.roll(ids, 1, axis=1))))
+mutant("Gather in the original order", "gather_permutation", with_methods("Gather", positions=lambda c, positions, i, axis, wanted: np.sort(positions(i, axis, wanted))))
+mutant("Gather identity", "gather_permutation", out_changed("Gather", rearranged(lambda ids: np.sort(ids, axis=1))))
+mutant("Pad on the other side", "pad_shortcut_opset13", out_changed("Pad", rearranged(lambda ids: np.flip(ids, axis=1))))
+mutant("Flatten tiled instead of repeated", "flatten_gemm_nchw", out_changed("Flatten", rearranged(lambda ids: ids.reshape(8, -1).T.reshape(1, -1) if ids.size == 128 else np.flip(ids))))
+mutant("Reshape transposed", "channel_shuffle_of_a_dense_layer", out_changed(
+    "Reshape", rearranged(lambda ids: np.swapaxes(ids.reshape(1, 6, 2, 1, 1), 1, 2) if ids.shape[1:3] == (2, 6) else ids)))  # fmt: skip
+mutant("Transpose in order", "nhwc", with_methods("Transpose", attr=lambda c, attr, name, default: [0, 1, 2, 3]))
+mutant("shuffle forgotten", "channel_shuffle", with_methods("Transpose", out=lambda c, out, marked, k=0: out(
+    replace(marked, ids=np.sort(marked.ids.ravel()).reshape(marked.ids.shape)), k)))  # fmt: skip
+mutant("Tile repeated instead of tiled", "tile_and_expand", out_changed("Tile", rearranged(lambda ids: np.sort(ids, axis=1))))
+mutant("DepthToSpace in the other mode", "depth_to_space_crd", attribute("mode", b"DCR"))
+mutant("SpaceToDepth repeated instead of tiled", "space_to_depth", out_changed("SpaceToDepth", rearranged(lambda ids: np.sort(ids, axis=1))))
+mutant("Squeeze of channels reversed", "conv1d_by_unsqueeze", out_changed("Squeeze", rearranged(lambda ids: np.flip(ids, axis=1))))
+
+mutant("Add one-sided", "residual_add", with_methods("Add", join=first_without_ties))
+mutant("Mul one-sided", "squeeze_excite_pool", with_methods("Mul", join=first_without_ties))
+mutant("Where one-sided", "where_mask", with_methods("Where", join=first_without_ties))
+mutant("constants of Mul do not follow", "layer_scale", without("Mul", "follow"))
+mutant("BatchNormalization is not cut", "plain", without("BatchNormalization", "bind"))
+mutant("bias forgotten", "gemm_plain", with_methods("Gemm", follow=lambda c, follow, i, x: None))
+mutant("bias of a convolution forgotten", "residual_sum", with_methods("Conv", bind=lambda c, bind, i, *factors: bind(i, *factors) if i != 2 else None))
+mutant("Conv reads in reversed order", "concat", with_methods("Conv", channels=lambda c, channels, x, axis: channels(x, axis)[::-1]))
+mutant("Conv makes one label for all", "residual_add", with_methods(
+    "Conv", vector_out=lambda c, vector_out, labels, axis, k=0: vector_out(np.roll(labels, 1), axis, k)))  # fmt: skip
+mutant("transB ignored", "gemm_trans_b", attribute("transB", 0))
+mutant("transA ignored", "gemm_trans_a", attribute("transA", 0))
+mutant("grouped convolution ignoring groups", "grouped_conv", with_methods(
+    "Conv", attr=lambda c, attr, name, default: 1 if name == "group" else attr(name, default)))  # fmt: skip
+mutant("depthwise multiplier tiled", "depthwise_multiplier", lambda patch: patch.setattr(
+    contraction, "_depthwise", lambda c, arriving, shape, groups, *, transposed: (c.rewrite_attr("group", len(arriving)), np.tile(arriving, 2))[1]
+    if groups > 1 else None))  # fmt: skip
+mutant("depthwise convolution keeps its group", "depthwise", without("Conv", "rewrite_attr"))
+mutant("groups need not be equal", "grouped_conv", without("Conv", "blocks"))
+mutant("Q K^T ties nothing", "attention", with_methods("MatMul", join=first_without_ties))
+mutant("sizes are not rewritten: Reshape", "reshape_constant", without("Reshape", "rewrite"))
+mutant("sizes are not rewritten: Split", "split_opset13", without("Split", "rewrite"))
+mutant("sizes are not rewritten: Slice", "slice_channels", without("Slice", "rewrite"))
+mutant("sizes are not rewritten: Pad", "pad_shortcut_opset13", without("Pad", "rewrite"))
+mutant("sizes are not rewritten: Expand", "tile_and_expand", without("Expand", "rewrite"))
+mutant("sizes are not rewritten: Resize", "resize_constant_sizes", without("Resize", "rewrite"))
+mutant("computed sizes enter the arithmetic", "count_as_number", without("Div", "steady"))
+
+for _op, _network in (
+    ("Softmax", "softmax_over_channels"), ("LRN", "lrn"), ("ReduceMean", "layer_norm_decomposed"), ("ReduceMax", "spatial_attention"),
+    ("CumSum", "cumulative_sum"), ("ArgMax", "arg_max"), ("LayerNormalization", "matmul_tokens"), ("Slice", "slice_backwards"),
+    ("Resize", "resize_over_channels"),
+):  # fmt: skip
+    mutant(f"{_op} over channels taken for element-wise", _network, with_methods(_op, freeze_along=no_freezing, freeze=no_freezing))
+mutant("InstanceNormalization over groups taken for one per channel", "group_norm_decomposed", with_methods(
+    "InstanceNormalization", channels=lambda c, channels, x, axis: x.vector(axis), freeze_along=no_freezing))  # fmt: skip
+mutant("pooling over channels taken for pooling over space", "pooling_over_channels", with_methods("MaxPool", uniform=lambda c, uniform, x, axes: x.ids))
+
+
+def elementwise(c: Context) -> None:
+    """What other tools do with operators that they do not know."""
+    inputs = [c.mark(i) for i in c.activations()]
+    c.out(inputs[0]) if inputs else c.opaque("nothing")
+
+
+for _network in ("foreign_domain", "grid_sample", "scatter_channels", "conv_lstm", "einsum"):
+    if _network != "foreign_domain":  # QuickGelu is element-wise indeed
+        mutant(f"unknown operator taken for element-wise: {_network}", _network, patched(ops, "unknown", elementwise))
+
+
+# --- engine ---------------------------------------------------------------------------------------------------------------
+
+
+def outputs_not_frozen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Tracer, "run", Context.run)
+
+
+def freeze_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Labels, "freeze", lambda self, labels, reason: None)
+
+
+def no_union(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Labels, "same", lambda self, one, other: None)
+
+
+def unordered(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(np.isin(old.ravel(), new.ravel()))[: new.size]
+
+
+mutant("graph outputs are not frozen", "plain", outputs_not_frozen)
+mutant("nothing is ever frozen", "softmax_over_channels", freeze_forgotten)
+mutant("nothing is ever tied", "residual_add", no_union)
+mutant("constants are gathered in their own order", "gather_permutation", patched(follow_module, "match", unordered))
+mutant("blocks are not balanced", "grouped_conv", patched(plan, "equal_rows", lambda trace: []))
+mutant("all readers of a shared constant get one part", "shared_prelu_slope", patched(cut_module.Cutter, "_signature", lambda self, use: b"@"))
+mutant("the wrong channels are kept", "bn_after_relu", patched(follow_module, "gather_step", lambda array, axes, at, extents: np.take(array, np.sort(at)[::-1], axes[0])))
+mutant("bodies of If read nothing", "if_reads_outer", lambda patch: patch.setattr("pfa_onnx.graph.context.captured", lambda node: []))
+mutant("what is computed from shapes is taken as it was", "reshape_computed_channels", patched(follow_module.Follower, "rewrite", lambda self, i, wanted: None))
+
+
+# --- the oracle -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def subject(name: str) -> tuple[ModelProto, dict[str, np.ndarray], tuple[int, int]]:
+    model = MUTANTS[name][0]()
+    inputs = feeds(model, np.random.default_rng(0), n=2)
+    return model, inputs, counts(settle_model(model, inputs))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_caught(name, monkeypatch):
+    model, inputs, may_go = subject(name)
+    MUTANTS[name][1](monkeypatch)
+    try:
+        trace = settle_model(model, inputs)
+        error = worst_equivalence(trace, inputs, shares=(0.5, 0.8))
+    except Exception:  # noqa: BLE001 - a mutant may fail in any way
+        return
+    assert error > NOTICED or counts(trace)[0] < may_go[0]
+
+
+@pytest.mark.parametrize("name", sorted({name: None for name in ("plain", "residual_add", "concat", "flatten_gemm_nchw", "attention")}))
+def test_oracle_sees_every_read_that_is_not_masked(name, monkeypatch):
+    """Without the zeros the masked model is the original, and no cut model is equal to that."""
+    model = NETWORKS[name](np.random.default_rng(1))
+    inputs = feeds(model, np.random.default_rng(0), n=2)
+    trace = settle_model(model, inputs)
+    monkeypatch.setattr(follow_module.Follower, "_note_reads", lambda self, i: None)
+    monkeypatch.setattr(follow_module.Follower, "summed", lambda self, i: None)
+    assert worst_equivalence(trace, inputs, shares=(0.5,)) > NOTICED
