@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from pfa_onnx.errors import StatsError, UsageError
+from pfa_onnx.errors import UsageError
 from pfa_onnx.graph.cost import macs, parameters
 from pfa_onnx.graph.model import Graph, load
 from pfa_onnx.graph.scratch import redraw
@@ -28,6 +28,7 @@ from pfa_onnx.steps.apply import check_target, cut_copy, embed_recipe, model_byt
 from pfa_onnx.steps.compare import compare
 from pfa_onnx.steps.decide import Decider, Decision
 from pfa_onnx.steps.measure import Measured, describe_model, glimpse, measure, recall
+from pfa_onnx.steps.replay import read_recipe
 
 KL = Method("kl")
 
@@ -97,7 +98,7 @@ def prune(
         write_stats(save_stats, measured.stats)
     with clock("decide"):
         decider = Decider(measured, plan or PlanOptions(), hooks, replays=recipe is not None)
-        decision = _replayed(decider, recipe) if recipe else decider.decide(method or KL)
+        decision = decider.replay(*read_recipe(recipe)) if recipe else decider.decide(method or KL)
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
         embed_recipe(small, decision, graph.sha256)
@@ -128,18 +129,6 @@ def check(
 
 def _measured(graph: Graph, data: DataOptions, stats: Path | None, hooks: Hooks) -> Measured:
     return recall(graph, stats) if stats is not None else measure(graph, data, hooks)
-
-
-def _replayed(decider: Decider, recipe: Path) -> Decision:
-    try:
-        text = recipe.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StatsError(
-            f"cannot read the recipe: {error}", at=str(recipe), fix="give a report written by --json"
-        ) from None
-    from pfa_onnx.report.as_json import parse_recipe
-
-    return decider.replay(parse_recipe(text, str(recipe)), KL)
 
 
 def _size_after(small: Graph, decision: Decision, samples: int, written: int | None) -> Size:

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import Any
 
 from pfa_onnx import __version__
-from pfa_onnx.errors import StatsError
 from pfa_onnx.recipe import Method
 from pfa_onnx.report import words
 from pfa_onnx.results import CheckReport, DataInfo, LayerResult, ModelInfo, Report
@@ -112,47 +111,3 @@ def _check(report: CheckReport) -> dict[str, Any]:
         "passed": report.passed,
         "warnings": list(report.warnings),
     }
-
-
-# --- reading a report as a recipe ---
-
-
-def parse_recipe(text: str, at: str) -> Mapping[str, tuple[int, tuple[int, ...]]]:
-    """Return, for every layer by its output's name, how many channels it has and which of them stay.
-
-    at: the file's name, for errors. Raises StatsError when this is not a report of `analyze` or `prune`.
-    """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _broken(f"the recipe is not JSON: {error}", at) from None
-    if not isinstance(content, dict) or not isinstance(content.get("layers"), list):
-        raise _broken("the recipe has no list of layers", at)
-    if content.get("schema") != SCHEMA:
-        raise _broken(f"the recipe has schema {content.get('schema')!r}, this version reads schema {SCHEMA}", at)
-    recipe: dict[str, tuple[int, tuple[int, ...]]] = {}
-    for index, layer in enumerate(content["layers"]):
-        output, channels, keep = _recipe_layer(layer, index, at)
-        if output in recipe:
-            raise _broken(f"the recipe has two layers with output {output!r}", at)
-        recipe[output] = channels, keep
-    return recipe
-
-
-def _recipe_layer(layer: Any, index: int, at: str) -> tuple[str, int, tuple[int, ...]]:
-    if not isinstance(layer, dict) or not isinstance(layer.get("output"), str):
-        raise _broken(f"layer {index} of the recipe has no output name", at)
-    output, channels, keep = layer["output"], layer.get("channels"), layer.get("keep")
-    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-        raise _broken(f"layer {output!r} of the recipe has {channels!r} channels", at)
-    if not isinstance(keep, list) or not keep or not all(type(item) is int for item in keep):
-        raise _broken(f"layer {output!r} of the recipe has no list of channels to keep", at)
-    if keep != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= channels:
-        raise _broken(
-            f"layer {output!r} of the recipe keeps channels that are not ascending numbers from 0 to {channels - 1}", at
-        )
-    return output, channels, tuple(keep)
-
-
-def _broken(what: str, at: str) -> StatsError:
-    return StatsError(what, at=at, fix="give --recipe a file that `pfa-onnx analyze` or `prune` wrote with --json")

@@ -21,6 +21,7 @@ from pfa_onnx.recipe import Coupling, Ints, Method, Reason, Wish
 from pfa_onnx.stats.pfa import Spectrum, asked, spectrum
 from pfa_onnx.stats.selection import removal_orders, wish
 from pfa_onnx.steps.measure import Measured
+from pfa_onnx.steps.replay import Kept
 
 ENOUGH_SAMPLES = 10  # samples a channel, below which the spectrum is noticeably underestimated
 
@@ -92,7 +93,7 @@ class Decider:
         round_to, minimum = self.options.round_to, self.options.min_channels
         return legalise(self.trace, wanted.remove, wanted.order, round_to=round_to, minimum=minimum)
 
-    def replay(self, recipe: Mapping[str, tuple[int, tuple[int, ...]]], method: Method) -> Decision:
+    def replay(self, method: Method, recipe: Kept) -> Decision:
         """Return the decision that a recipe holds; raises UsageError where it does not fit this model."""
         keep = np.ones(self.trace.count, dtype=np.bool_)
         for traced in self.trace.layers:
@@ -113,7 +114,7 @@ class Decider:
         counts = {t.layer.output: int(keep[t.layer.labels].sum()) for t in self.trace.layers}
         return Decision(self.trace, method, {}, counts, keep, decision)
 
-    def _check_fits(self, keep: Mask, recipe: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
+    def _check_fits(self, keep: Mask, recipe: Kept) -> None:
         order = np.flatnonzero(~keep)
         legal = legalise(self.trace, order.tolist(), order)
         for traced in self.trace.layers:

@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--exporter", choices=["ts", "dynamo"], default="ts")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one model")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for key, entry in chosen(options.names).items():
         path = options.folder / f"{entry.save_as or entry.name}.onnx"

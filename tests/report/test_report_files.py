@@ -16,6 +16,7 @@ from pfa_onnx import __version__
 from pfa_onnx.errors import StatsError
 from pfa_onnx.recipe import Method
 from pfa_onnx.report import as_json, html, markdown
+from pfa_onnx.steps.replay import parse_recipe
 
 ALL = {"analyze": ANALYZED, "prune": PRUNED, "check": CHECKED, "attack": ATTACK}
 
@@ -107,7 +108,7 @@ def test_numbers_that_json_lacks_are_null_and_numpy_is_welcome():
 
 
 def test_a_report_is_a_recipe():
-    recipe = as_json.parse_recipe(as_json.render(PRUNED), "report.json")
+    _, recipe = parse_recipe(as_json.render(PRUNED), "report.json")
     assert recipe == {layer.output: (layer.channels, layer.keep) for layer in LAYERS}
 
 
@@ -145,14 +146,14 @@ def recipe_of(**fields):
 )
 def test_a_broken_recipe_is_refused_with_a_way_out(content, what):
     with pytest.raises(StatsError, match=what) as caught:
-        as_json.parse_recipe(content, "report.json")
+        parse_recipe(content, "report.json")
     assert caught.value.at == "report.json"
     assert "--json" in caught.value.fix
 
 
 def test_the_report_of_a_check_is_no_recipe():
     with pytest.raises(StatsError, match="no list of layers"):
-        as_json.parse_recipe(as_json.render(CHECKED), "check.json")
+        parse_recipe(as_json.render(CHECKED), "check.json")
 
 
 # --- Markdown ---

@@ -20,7 +20,7 @@ def einsum(c: Context) -> None:
     text = (equation.decode() if isinstance(equation, bytes) else str(equation)).replace(" ", "")
     left, arrow, out = text.partition("->")
     terms = left.split(",")
-    plain = arrow and "." not in text and len(terms) == 2 and all(len(set(t)) == len(t) for t in (*terms, out))  # noqa: PLR2004
+    plain = arrow and "." not in text and len(terms) == 2 and all(len(set(t)) == len(t) for t in (*terms, out))
     if not plain or (c.is_constant(0) and c.is_constant(1)):
         refuse_inputs(c, f"'{text}'")
     elif c.is_constant(1):
@@ -54,7 +54,11 @@ def contract_constant(c: Context, letters: Letters, *, x: int, w: int) -> None:
     free = [a for a in letters.one if a not in letters.other]
     summed = [a for a in shared if a not in letters.out]
     vary = [letters.one[a] for a in mark.axes]
-    if len(made) > 1 or any(a not in letters.out for a in (*made, *free)) or (set(vary) & set(free) and set(vary) & set(summed)):
+    if (
+        len(made) > 1
+        or any(a not in letters.out for a in (*made, *free))
+        or (set(vary) & set(free) and set(vary) & set(summed))
+    ):
         refuse_inputs(c, f"'{letters.one},{letters.other}->{letters.out}'")
         return
     if vary and not set(vary) & set(summed):
@@ -113,7 +117,9 @@ def _pass(c: Context, mark: Marked, letters: Letters) -> None:
     """Labels along letters that are not summed pass."""
     shape = c.out_shape()
     kept = [a for a in letters.out if a in letters.one]
-    turned = np.transpose(mark.ids, [letters.one.index(a) for a in kept] + [i for i, a in enumerate(letters.one) if a not in letters.out])
+    turned = np.transpose(
+        mark.ids, [letters.one.index(a) for a in kept] + [i for i, a in enumerate(letters.one) if a not in letters.out]
+    )
     extents = {a: turned.shape[k] for k, a in enumerate(kept)}
     ids = turned.reshape([extents.get(a, 1) for a in letters.out])
     axes = tuple(i for i, a in enumerate(letters.out) if a in letters.one and mark.varies(letters.one.index(a)))

@@ -1,0 +1,74 @@
+"""Reading a JSON report again, as a recipe. It is input like any other: everything in it is checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pfa_onnx.errors import StatsError
+from pfa_onnx.recipe import Method
+
+SCHEMA = 1
+
+# layer output -> (how many channels it has, which of them stay)
+Kept = Mapping[str, tuple[int, tuple[int, ...]]]
+
+
+def read_recipe(path: Path) -> tuple[Method, Kept]:
+    """Return what a report decided, and by which method; raises StatsError when it is no report of ours."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _broken(f"cannot read the recipe: {error}", str(path)) from None
+    return parse_recipe(text, str(path))
+
+
+def parse_recipe(text: str, at: str) -> tuple[Method, Kept]:
+    """Return the method, and for every layer by its output's name how many channels it has and which of them stay.
+
+    at: the file's name, for errors. Raises StatsError when this is not a report of `analyze` or `prune`.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _broken(f"the recipe is not JSON: {error}", at) from None
+    if not isinstance(content, dict) or not isinstance(content.get("layers"), list):
+        raise _broken("the recipe has no list of layers", at)
+    if content.get("schema") != SCHEMA:
+        raise _broken(f"the recipe has schema {content.get('schema')!r}, this version reads schema {SCHEMA}", at)
+    recipe: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for index, layer in enumerate(content["layers"]):
+        output, channels, keep = _recipe_layer(layer, index, at)
+        if output in recipe:
+            raise _broken(f"the recipe has two layers with output {output!r}", at)
+        recipe[output] = channels, keep
+    return _method(content.get("method"), at), recipe
+
+
+def _method(found: Any, at: str) -> Method:
+    known = {field.name for field in fields(Method)}
+    if not isinstance(found, dict) or not isinstance(found.get("name"), str) or not set(found) <= known:
+        raise _broken("the recipe does not say by which method it was made", at)
+    return Method(**found)
+
+
+def _recipe_layer(layer: Any, index: int, at: str) -> tuple[str, int, tuple[int, ...]]:
+    if not isinstance(layer, dict) or not isinstance(layer.get("output"), str):
+        raise _broken(f"layer {index} of the recipe has no output name", at)
+    output, channels, keep = layer["output"], layer.get("channels"), layer.get("keep")
+    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+        raise _broken(f"layer {output!r} of the recipe has {channels!r} channels", at)
+    if not isinstance(keep, list) or not keep or not all(type(item) is int for item in keep):
+        raise _broken(f"layer {output!r} of the recipe has no list of channels to keep", at)
+    if keep != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= channels:
+        raise _broken(
+            f"layer {output!r} of the recipe keeps channels that are not ascending numbers from 0 to {channels - 1}", at
+        )
+    return output, channels, tuple(keep)
+
+
+def _broken(what: str, at: str) -> StatsError:
+    return StatsError(what, at=at, fix="give --recipe a file that `pfa-onnx analyze` or `prune` wrote with --json")
