@@ -73,7 +73,7 @@ def contract_constant(c: Context, letters: Letters, *, x: int, w: int) -> None:
         return
     if not batch:
         c.layer(w, born.ravel(), axis=letters.out.index(made[0]))
-    c.out(_placed(c, born, letters.other, letters.out))
+    c.out(_placed(c, born, letters.other, letters.out, [*batch, *made]))
 
 
 def _born(c: Context, letters: Letters, w: int, batch: list[str], made: str) -> Ints:
@@ -102,14 +102,14 @@ def _arranged(c: Context, mark: Marked, have: str, want: str, keep: list[str]) -
     return turned.reshape([extents.get(letter, 1) if letter in keep else 1 for letter in want])
 
 
-def _placed(c: Context, ids: Ints, have: str, out: str) -> Marked:
-    """Return labels that lie in the axes of an operand as labels of the output."""
+def _placed(c: Context, ids: Ints, have: str, out: str, along: list[str]) -> Marked:
+    """Return labels that lie in the axes of an operand, and vary along some letters, as labels of the output."""
     shape = c.out_shape()
     order = [a for a in out if a in have]
     turned = np.transpose(ids, [have.index(a) for a in order] + [i for i, a in enumerate(have) if a not in out])
     extents = [ids.shape[have.index(a)] if a in have else 1 for a in out]
     placed = turned.reshape(extents)
-    axes = tuple(i for i, n in enumerate(extents) if n > 1)
+    axes = tuple(i for i, a in enumerate(out) if a in along)
     return Marked(placed, tuple(placed.shape[i] if i in axes else n for i, n in enumerate(shape)), axes)
 
 
