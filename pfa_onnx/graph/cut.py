@@ -14,10 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from pfa_onnx.graph.declarations import Array, Use
-from pfa_onnx.graph.edits import Edits, Gather, gather_step
+from pfa_onnx.graph.edits import Edits, Gather, Steps, gather_step
 from pfa_onnx.graph.evaluate import is_pure
 from pfa_onnx.graph.model import Graph, captured
 
+_QUANTIZING = {"DequantizeLinear", "QuantizeLinear"}
 _SAME_ORDER = {"Squeeze", "Unsqueeze", "Reshape", "Flatten"}
 
 
@@ -148,6 +149,8 @@ class Cutter:
             return False
         steps = self.gathers[use].steps
         index = self._index[id(node)]
+        if node.op_type in _QUANTIZING and not self._cut_scales(node, steps, len(source)):
+            return False
         if node.op_type == "Reshape":
             target = self._cut_array(self.graph.array(value), use).shape
             written = self.graph.array(_given(node.inputs[1])).astype(np.int64).ravel()
@@ -157,6 +160,18 @@ class Cutter:
         self.gathers[index, 0] = Gather(
             tuple((tuple(axes[a] for a in step), at, extents) for step, at, extents in steps)
         )
+        return True
+
+    def _cut_scales(self, node: ir.Node, steps: Steps, rank: int) -> bool:
+        """Cut scales and zero points along; False where blocks of channels lost different ones."""
+        index = self._index[id(node)]
+        axis = (node.attributes["axis"].value if "axis" in node.attributes else 1) % max(rank, 1)
+        along = [step for step in steps if axis in step[0]]
+        if any(len(axes) > 1 for axes, _, _ in along):
+            return False
+        for i in range(1, len(node.inputs)):
+            if along and self.graph.array(_given(node.inputs[i])).size > 1:
+                self.gathers[index, i] = Gather(tuple(((0,), at, extents) for _, at, extents in along))
         return True
 
     def _fresh(self, name: str, array: Array) -> ir.Value:
@@ -229,7 +244,7 @@ def cut(graph: Graph, edits: Edits) -> None:
 
 def _axes_before(node: ir.Node, before: tuple[int, ...], after: tuple[int, ...]) -> dict[int, int] | None:
     """Return {output axis: input axis} for operators that only rename axes, None for all others."""
-    if node.op_type in {"Identity", "Cast"}:
+    if node.op_type in {"Identity", "Cast", *_QUANTIZING}:
         return {a: a for a in range(len(after))}
     if node.op_type == "Transpose":
         perm = node.attributes["perm"].value if "perm" in node.attributes else range(len(before))[::-1]

@@ -27,11 +27,14 @@ class Stuck(Exception):  # noqa: N818 - not an error: the plan is made again wit
         self.ids = ids
 
 
+Steps = tuple[tuple[tuple[int, ...], Ints, tuple[int, ...]], ...]
+
+
 @dataclass(frozen=True)
 class Gather:
     """Take positions of a constant, axes by axes: [(axes, flat positions over them, new extents)]."""
 
-    steps: tuple[tuple[tuple[int, ...], Ints, tuple[int, ...]], ...]
+    steps: Steps
 
 
 @dataclass

@@ -27,6 +27,15 @@ _NO_TENSOR = {
     "Optional", "OptionalGetElement", "ZipMap", "DictVectorizer", "CastMap",
 }  # fmt: skip
 
+_READ_SEQUENCES = {
+    "ConcatFromSequence",
+    "SequenceAt",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceLength",
+    "SequenceMap",
+}
+
 
 def probe(graph: Graph) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Return a copy that gives the shape of every tensor, and {its output name: tensor name}."""
@@ -35,17 +44,19 @@ def probe(graph: Graph) -> tuple[onnx.ModelProto, dict[str, str]]:
     nodes = []
     for node in graph.nodes:
         for value in node.outputs:
-            if (
-                value.name
-                and node.op_type not in _NO_TENSOR
-                and not isinstance(value.type, ir.SequenceType | ir.OptionalType)
-            ):
+            if value.name and node.op_type not in _NO_TENSOR and not _is_sequence(value):
                 tap = f"pfa_onnx/shape/{len(wanted)}"
                 wanted[tap] = str(value.name)
                 nodes.append(helper.make_node("Shape", [str(value.name)], [tap], name=tap))
     proto.graph.node.extend(nodes)
     _outputs(proto, [helper.make_tensor_value_info(tap, onnx.TensorProto.INT64, None) for tap in wanted])
     return proto, wanted
+
+
+def _is_sequence(value: ir.Value) -> bool:
+    """Tell whether a value is no tensor: by its type, or, where the file has none, by who reads it."""
+    told = isinstance(value.type, ir.SequenceType | ir.OptionalType)
+    return told or any(use.node.op_type in _READ_SEQUENCES and use.idx == 0 for use in value.uses())
 
 
 def tapped(graph: Graph, layers: Sequence[Traced]) -> tuple[onnx.ModelProto, dict[str, str]]:
@@ -82,29 +93,44 @@ def masked(graph: Graph, edits: Edits) -> onnx.ModelProto:
     """Return a copy in which everything that a contraction read of a removed channel is zero."""
     proto = ir.to_proto(graph.model)
     place = {id(node): k for k, node in enumerate(graph.model.graph)}
-    for (index, i), gone in edits.reads.items():
-        node = graph.nodes[index]
-        value = node.inputs[i]
-        assert value is not None
-        array = graph.array(value).copy()
-        for axes, mask in gone:
-            shape = tuple(array.shape[a] if a in axes else 1 for a in range(array.ndim))
-            array[np.broadcast_to(mask.reshape(shape), array.shape)] = 0
-        name = f"pfa_onnx/masked/{index}/{i}"
-        proto.graph.initializer.append(
-            ir.to_proto(ir.Tensor(array, name=name))
-            if array.dtype.kind == "V"
-            else numpy_helper.from_array(array, name)
-        )
-        if proto.ir_version < 4:
-            proto.graph.input.append(
-                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            )
-        proto.graph.node[place[id(node)]].input[i] = name
+    for use, gone in edits.reads.items():
+        _mask_constant(proto, graph, place, use, gone)
     for (index, i), kept in edits.sums.items():
         _mask_activation(proto, graph, place, (index, i), kept)
     _drop_unread(proto, [value.name for value in proto.graph.output])
     return proto
+
+
+def _mask_constant(
+    proto: onnx.ModelProto, graph: Graph, place: dict[int, int], use: Use, gone: Sequence[tuple[tuple[int, ...], Mask]]
+) -> None:
+    """Let one reader read a copy of its constant that is zero where a channel was removed."""
+    node, i = graph.nodes[use[0]], use[1]
+    value = node.inputs[i]
+    assert value is not None
+    maker = value.producer()
+    quantized = maker is not None and maker.op_type == "DequantizeLinear"
+    source = maker.inputs[0] if quantized and maker is not None else value
+    assert source is not None
+    array, zero = graph.array(source).copy(), np.zeros((), dtype=np.int64)
+    if quantized and maker is not None and len(maker.inputs) > 2 and maker.inputs[2] is not None:
+        axis = (maker.attributes["axis"].value if "axis" in maker.attributes else 1) % array.ndim
+        points = graph.array(maker.inputs[2])
+        zero = points.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
+    for axes, mask in gone:
+        shape = tuple(array.shape[a] if a in axes else 1 for a in range(array.ndim))
+        array = np.where(np.broadcast_to(mask.reshape(shape), array.shape), zero.astype(array.dtype), array)
+    name = f"pfa_onnx/masked/{use[0]}/{i}"
+    proto.graph.initializer.append(ir.to_proto(ir.Tensor(array, name=name)))
+    if proto.ir_version < 4:  # until then initializers had to be inputs too
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        proto.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
+    if quantized and maker is not None:
+        copy = ir.serde.serialize_node(maker)
+        copy.name, copy.input[0], copy.output[0] = f"{name}/float", name, f"{name}/float"
+        proto.graph.node.append(copy)
+        name = copy.output[0]
+    proto.graph.node[place[id(node)]].input[i] = name
 
 
 def _mask_activation(proto: onnx.ModelProto, graph: Graph, place: dict[int, int], use: Use, kept: Mask) -> None:

@@ -62,6 +62,13 @@ def refuse_inputs(c: Context, how: str) -> None:
     c.opaque(f"is made by {c.node.op_type} {how}")
 
 
+def computed(c: Context) -> None:
+    """Treat what is computed from shapes alone, but too large to follow, as data that may not change."""
+    for i in range(len(c.node.inputs)):
+        c.steady(i)
+    c.opaque("is computed from shapes")
+
+
 def freeze_inputs(c: Context, why: str) -> None:
     """Freeze everything that the current node reads."""
     for i in c.activations():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Context
 from pfa_onnx.graph.movement import Marked
-from pfa_onnx.graph.ops import refuse_inputs, rule
+from pfa_onnx.graph.ops import computed, refuse_inputs, rule
 
 # fmt: off
 _UNARY = (
@@ -35,7 +35,7 @@ def broadcast(c: Context) -> None:
         return
     changing = c.activations()
     if not changing:
-        c.opaque("is computed from shapes")
+        computed(c)
         return
     joined = c.join([c.mark(i) for i in changing])
     whole = c.out_shape()

@@ -7,7 +7,7 @@ import numpy as np
 from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Context, Factor
 from pfa_onnx.graph.movement import Marked, along
-from pfa_onnx.graph.ops import rule, unknown
+from pfa_onnx.graph.ops import computed, rule, unknown
 
 
 @rule("Concat")
@@ -19,6 +19,9 @@ def concat(c: Context) -> None:
     rank = len(c.out_shape())
     axis = int(c.attr("axis", 1)) % rank
     changing = c.activations()
+    if not changing:
+        computed(c)
+        return
     parts = {i: c.mark(i) for i in changing}
     across = any(p.varies(axis) for p in parts.values())
     shared = _shared(c, list(parts.values()), axis) if not across else None
