@@ -208,14 +208,10 @@ class Cutter:
                     continue
                 if self.graph.is_constant(value):
                     value.shape = None
-                elif str(value.name) in self.edits.shapes:
-                    now = self.edits.shapes[str(value.name)]
-                    fits = len(now) == len(value.shape)
-                    value.shape = (
-                        ir.Shape([n if isinstance(d, int) else d for n, d in zip(now, value.shape, strict=True)])
-                        if fits
-                        else None
-                    )
+                elif str(value.name) in self.edits.extents:
+                    now = self.edits.extents[str(value.name)]
+                    dims = enumerate(value.shape)
+                    value.shape = ir.Shape([now.get(k, d) if isinstance(d, int) else d for k, d in dims])
 
     def _drop_dead(self) -> None:
         """Remove constants, and what computed sizes, that only the original's readers needed."""

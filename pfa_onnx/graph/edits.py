@@ -41,6 +41,7 @@ class Gather:
 class Edits:
     """All changes to the graph: what the cut applies, and nothing else.
 
+    shapes: of changed tensors, in the traced run; extents: of these, the axes that changed.
     reads and sums are for the proof: what contractions read of removed channels, in constants and in activations.
     """
 
@@ -48,6 +49,7 @@ class Edits:
     replaced: dict[Use, Array] = field(default_factory=dict)
     attributes: dict[tuple[int, str], Any] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    extents: dict[str, dict[int, int]] = field(default_factory=dict)
     reads: dict[Use, tuple[tuple[tuple[int, ...], Mask], ...]] = field(default_factory=dict)
     sums: dict[Use, Mask] = field(default_factory=dict)
 

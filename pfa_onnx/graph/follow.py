@@ -37,8 +37,11 @@ class Follower(Context):
         """Follow the cut; raises Stuck."""
         super().run()
         for name, marked in self.marks.items():
-            if marked.shape != self.trace.marks[name].shape:
+            before = self.trace.marks[name].shape
+            if marked.shape != before:
                 self.edits.shapes[name] = marked.shape
+                both = zip(before, marked.shape, strict=True)
+                self.edits.extents[name] = {axis: now for axis, (was, now) in enumerate(both) if was != now}
 
     def apply(self, rule: Callable[[Context], None]) -> None:
         """Run one rule; arrays that no longer fit each other mean that the node cannot follow."""

@@ -161,6 +161,11 @@ def lift(x: Marked, rank: int) -> Marked:
     return Marked(x.ids.reshape(ones + x.ids.shape), ones + x.shape, tuple(a + missing for a in x.axes))
 
 
+def lift_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
+    """Add leading extents of 1 up to `rank`."""
+    return (1,) * (rank - len(shape)) + tuple(shape)
+
+
 def size(shape: Sequence[int]) -> int:
     """Return the number of elements."""
     return prod(shape)

@@ -140,13 +140,15 @@ def _mask_activation(proto: onnx.ModelProto, graph: Graph, place: dict[int, int]
     assert value is not None
     k = place[id(node)]
     name = f"pfa_onnx/summed/{use[0]}/{i}"
-    tensor = numpy_helper.from_array(kept.astype(np.float32), f"{name}/kept")
-    made = [helper.make_node("Constant", [], [f"{name}/kept"], name=f"{name}/kept", value=tensor)]
-    kind = value.dtype or ir.DataType.FLOAT
-    made.append(helper.make_node("Cast", [f"{name}/kept"], [f"{name}/cast"], name=f"{name}/cast", to=int(kind)))
-    made.append(helper.make_node("Mul", [proto.graph.node[k].input[i], f"{name}/cast"], [name], name=name))
+    read = proto.graph.node[k].input[i]
+    # Where and Sub take any type, so that the operand's need not be known
+    proto.graph.initializer.append(numpy_helper.from_array(kept, f"{name}/kept"))
+    if proto.ir_version < 4:  # until then initializers had to be inputs too
+        proto.graph.input.append(helper.make_tensor_value_info(f"{name}/kept", onnx.TensorProto.BOOL, kept.shape))
+    zero = helper.make_node("Sub", [read, read], [f"{name}/zero"], name=f"{name}/zero")
+    chosen = helper.make_node("Where", [f"{name}/kept", read, f"{name}/zero"], [name], name=name)
     proto.graph.node[k].input[i] = name
-    proto.graph.node.extend(made)
+    proto.graph.node.extend([zero, chosen])
 
 
 def _outputs(proto: onnx.ModelProto, values: Iterable[onnx.ValueInfoProto]) -> None:

@@ -48,6 +48,9 @@ def broadcast(c: Context) -> None:
         if c.is_constant(i):
             c.follow(i, result)
         elif i not in changing:
+            wide = movement.lift_shape(c.operand_shape(i), result.rank)
+            along = [a for a in result.axes if wide[a] > 1]
+            c.freeze_along(result, along, "is combined with values computed from shapes, one a channel")
             c.steady(i)
     c.out(result)
 

@@ -161,9 +161,9 @@ def pad(c: Context) -> None:
             extents = (*result.shape[:axis], after[axis], *result.shape[axis + 1 :])
             result = Marked(result.ids, extents, result.axes)
             continue
+        result, now[k], now[k + len(axes)] = _grow(c, result, axis, first, last)
         if c.attr("mode", b"constant") not in {b"constant", "constant"}:
             c.freeze(result.ids, "is padded along its channels with channels of its own")
-        result, now[k], now[k + len(axes)] = _grow(c, result, axis, first, last)
     if c.has(1):
         c.rewrite(1, now)
     elif not np.array_equal(now, written):

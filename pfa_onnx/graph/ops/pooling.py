@@ -13,6 +13,8 @@ from pfa_onnx.graph.ops import rule
 def pool(c: Context) -> None:
     """Axis 1 passes; the positions of one channel are mixed."""
     labels = c.channels(c.mark(0), 1)
+    if len(c.node.outputs) > 1 and c.node.outputs[1].name:
+        c.freeze(labels, "is counted by the indices that MaxPool gives")
     for k in range(len(c.node.outputs)):
         c.vector_out(labels, 1, k)
 

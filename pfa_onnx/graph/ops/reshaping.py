@@ -51,7 +51,8 @@ def reshape(c: Context) -> None:
 def flatten(c: Context) -> None:
     """Two axes are left: those before `axis`, and those from it on."""
     before = c.operand_shape(0)
-    axis = int(c.attr("axis", 1)) % (len(before) + 1) if int(c.attr("axis", 1)) < 0 else int(c.attr("axis", 1))
+    axis = int(c.attr("axis", 1))
+    axis += len(before) if axis < 0 else 0
     c.out(c.reshaped(0, (prod(before[:axis]), prod(before[axis:]))))
 
 
