@@ -191,6 +191,8 @@ class Context(Declarations):
 
     def channels(self, x: Marked, axis: int) -> Ints:
         """Return labels along one axis, [extent], after saying that they do not depend on the other axes."""
+        if x.axes and axis not in x.axes:
+            self.freeze(x.ids, f"is mixed over its channels by {self.node.op_type}")
         self.uniform(x, [a for a in x.axes if a != axis])
         return x.vector(axis)
 
@@ -202,6 +204,20 @@ class Context(Declarations):
         if axes:
             self.same(x.ids, first)
         return first
+
+    def mixed(self, x: Marked, axes: Sequence[int], how: str) -> Marked:
+        """Say that positions along these axes enter each other's results; returns the labels as they then are.
+
+        Where labels vary along another axis too, what lies along these leaves together, as the branches of a
+        split attention do; otherwise every position is needed.
+        """
+        along = [a for a in x.axes if a in axes]
+        if not along:
+            return x
+        if x.axes[-1] in along:
+            self.freeze(x.ids, f"is {how} over its channels by {self.node.op_type}")
+            return x
+        return Marked(self.uniform(x, along), x.shape, tuple(a for a in x.axes if a not in along))
 
     def freeze_along(self, x: Marked, axes: Sequence[int], why: str) -> None:
         """Freeze the labels of a tensor if they vary along any of the axes."""

@@ -41,6 +41,8 @@ def slice_(c: Context) -> None:
             result = movement.take(result, axis, np.arange(first, last))
         else:
             result = _strided(c, result, axis, range(start, end, step))
+            if 0 <= ends[k] < before[axis]:
+                new_ends[k] = min(int(ends[k]), x.shape[axis])
     _restate(c, ("starts", 1, starts, new_starts), ("ends", 2, ends, new_ends))
     c.out(result)
 
@@ -81,9 +83,15 @@ def _keep_computed(c: Context, k: int, wanted: tuple[int, int], extent: int, bou
 
 
 def _strided(c: Context, x: Marked, axis: int, chosen: range) -> Marked:
-    """A stride keeps its meaning only where whole strides leave: such channels stay."""
-    c.freeze(x.ids, f"is sliced with step {chosen.step} along its channels")
-    return movement.take(x, axis, np.array(list(chosen), dtype=np.int64))
+    """A stride keeps its meaning where whole strides leave together, as the pairs of a rotary embedding do."""
+    step, extent = chosen.step, c.operand_shape(0)[axis]
+    if step < 1 or extent % step or chosen.start >= step or len(chosen) != extent // step:
+        c.freeze(x.ids, f"is sliced with step {step} along its channels")
+        return movement.take(x, axis, np.array(list(chosen), dtype=np.int64))
+    moved = np.moveaxis(x.full([axis]), axis, -1)
+    blocks = moved.reshape(*moved.shape[:-1], -1, step)
+    c.same(blocks, blocks[..., :1])
+    return movement.take(x, axis, np.arange(chosen.start, x.shape[axis], step))
 
 
 def _restate(c: Context, *fields: tuple[str, int, Ints, Ints]) -> None:

@@ -33,7 +33,7 @@ def over_axes(c: Context) -> None:
     axis = int(c.attr("axis", default)) % x.rank
     flattened = kind in {"LayerNormalization", "RMSNormalization"} or (kind != "LpNormalization" and c.graph.opset < 13)
     axes = range(axis, x.rank) if flattened else [axis]
-    c.freeze_along(x, list(axes), f"is normalised over its channels by {kind}")
+    x = c.mixed(x, list(axes), "normalised")
     for k in range(len(c.node.outputs)):
         c.out(x, 0) if k == 0 else c.opaque(f"is a statistic of {kind}", k)
 

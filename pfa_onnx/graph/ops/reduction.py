@@ -34,7 +34,7 @@ def argument(c: Context) -> None:
 
 
 def _reduced(c: Context, x: Marked, axes: list[int], *, keep: bool) -> None:
-    c.freeze_along(x, axes, f"is reduced over its channels by {c.node.op_type}")
+    x = c.mixed(x, axes, "reduced")
     ids = x.ids
     for axis in axes:
         ids = np.take(ids, [0], axis=axis)
