@@ -15,7 +15,7 @@ from pfa_onnx.results import Changed, CheckReport, DataInfo, Gate
 from pfa_onnx.stats.compare import Comparison, Metrics, paired_latency
 from pfa_onnx.stats.data import Batch, Dataset
 from pfa_onnx.stats.session import Runner, batch_size_for, prefetch, run_padded
-from pfa_onnx.steps.measure import describe_model, learn_shapes, open_dataset
+from pfa_onnx.steps.measure import describe_model, learn_shapes, open_dataset, prepared_by
 
 # gate -> (metric, whether it is a minimum)
 GATES = {
@@ -60,8 +60,7 @@ def compare(
             lambda: run_padded(runners[0], first, None, size), lambda: run_padded(runners[1], first, None, size)
         )
         values["latency_ratio"] = timed.ratio
-    described = dict(dataset.describe())
-    info = DataInfo(dataset.source, seen, described, runners[0].provider, size, tuple(dataset.skipped))
+    info = DataInfo(dataset.source, seen, prepared_by(dataset), runners[0].provider, size, tuple(dataset.skipped))
     return CheckReport(
         original=before,
         pruned=after,

@@ -68,7 +68,7 @@ def measure(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
             hooks.progress("calibrate", seen, dataset.count)
     _report_skipped(dataset, hooks)
     require_two(dataset, seen)
-    described = dict(dataset.describe())
+    described = prepared_by(dataset)
     stats = StatsFile(
         model_sha256=graph.sha256,
         source=dataset.source,
@@ -114,7 +114,7 @@ def glimpse(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
             raise DataError("there are no samples", at=dataset.source, fix="give --data some inputs")
         _report_skipped(dataset, hooks)
         kept = _kept(first)
-        info = DataInfo(dataset.source, len(next(iter(kept.values()))), dict(dataset.describe()), "cpu", size)
+        info = DataInfo(dataset.source, len(next(iter(kept.values()))), prepared_by(dataset), "cpu", size)
     shapes, probed = learn_shapes(graph, kept)
     stats = StatsFile(graph.sha256, "", 0, "cpu", {}, kept if info else {}, {})
     return Measured(graph, shapes, probed, find_layers(graph, shapes), {}, stats, info)
@@ -139,6 +139,11 @@ def open_dataset(graph: Graph, options: DataOptions) -> Dataset:
     if isinstance(chosen, str | Path) or options.overrides:
         chosen = make_preprocess(str(chosen), **options.overrides)
     return open_data(options.data, graph.inputs, preprocess=chosen, limit=options.limit)
+
+
+def prepared_by(dataset: Dataset) -> dict[str, Any]:
+    """Return how inputs were made, as plain values; nothing for arrays, which come as they are."""
+    return dict(dataset.describe().get("preprocess", {}))
 
 
 def learn_shapes(graph: Graph, inputs: Mapping[str, Array]) -> tuple[dict[str, tuple[int, ...]], int]:
