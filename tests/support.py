@@ -80,7 +80,9 @@ def equivalence(path: Path, feeds: Feeds, trace: Trace, keep: Mask) -> float:
     return max(relative_error(expected[name], found[name]) for name in expected)
 
 
-def worst_equivalence(trace: Trace, feeds: Feeds, seeds: Iterable[int] = (0,), shares: Iterable[float] = SHARES) -> float:
+def worst_equivalence(
+    trace: Trace, feeds: Feeds, seeds: Iterable[int] = (0,), shares: Iterable[float] = SHARES
+) -> float:
     """The largest error over several random recipes."""
     path = trace.graph.path
     assert path is not None

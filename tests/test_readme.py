@@ -36,7 +36,9 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def steady(text: str) -> str:
     """Blank out what is measured in seconds: it differs from run to run."""
-    lines = [re.sub(r"\d.*", "...", line) if line.startswith("latency") else line.rstrip() for line in text.splitlines()]
+    lines = [
+        re.sub(r"\d.*", "...", line) if line.startswith("latency") else line.rstrip() for line in text.splitlines()
+    ]
     return "\n".join(lines).strip() + "\n"
 
 

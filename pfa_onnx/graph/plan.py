@@ -21,7 +21,16 @@ from pfa_onnx.graph.movement import shrink
 from pfa_onnx.graph.trace import Rows, Trace, Tracer
 from pfa_onnx.recipe import Ints, Reason
 
-_REHEARSALS = ((0.0, 0), (0.5, 0), (0.5, 1), (0.3, 2), (1.0, 3))  # (share of labels removed, seed)
+_REHEARSALS = (
+    (0.0, 0),
+    (0.5, 0),
+    (0.5, 1),
+    (0.3, 2),
+    (0.6, 3),
+    (0.4, 4),
+    (0.8, 5),
+    (1.0, 6),
+)  # (share of labels removed, seed)
 
 
 def settle(graph: Graph, shapes: dict[str, tuple[int, ...]], extra: Iterable[tuple[str, Reason]] = ()) -> Trace:

@@ -75,8 +75,11 @@ class Planned:
             if factors is not None and any(f.role != "along" for f in factors):
                 return kept_share(factors, keep)
         node = self.trace.graph.nodes[index]
-        marks = [self.trace.marks.get(str(v.name)) for v in (node.inputs[0], *node.outputs[:1]) if v is not None]
-        return prod(float(keep[m.ids].mean()) for m in marks if m is not None)
+        made, read = (self.trace.marks.get(str(v.name)) for v in (node.outputs[0], node.inputs[0]) if v is not None)
+        share = float(keep[made.ids].mean()) if made is not None else 1.0
+        if read is not None and read.axes and read.axes[-1] == read.rank - 1:  # what is summed over
+            share *= float(keep[read.ids].mean())
+        return share
 
 
 def kept_share(factors: list[Factor] | tuple[Factor, ...], keep: Mask) -> float:

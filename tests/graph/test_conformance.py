@@ -23,6 +23,7 @@ Build = Callable[[Net, str], "str | ModelProto"]
 BOUND = 1e-4
 LAST = np.iinfo(np.int64).max
 
+
 @dataclass(frozen=True)
 class Case:
     """`free`: whether channels of any layer may go. A rule that is too careful fails as one that is too bold does."""
@@ -248,7 +249,11 @@ def _binary(kind: str) -> None:
 for _kind in BINARY:
     _binary(_kind)
 
-case("Add", lambda n, x: n.op("ReduceMax", n.op("Add", x, _constant(n, x, 3, 1, 8, 1, 1)), axes=[0], keepdims=0), "a constant that adds an axis")
+case(
+    "Add",
+    lambda n, x: n.op("ReduceMax", n.op("Add", x, _constant(n, x, 3, 1, 8, 1, 1)), axes=[0], keepdims=0),
+    "a constant that adds an axis",
+)
 case("Add", lambda n, x: n.op("Add", x, n.conv("image", 3, 1)), "one channel stretched over all")
 case("Mul", lambda n, x: n.op("Mul", x, x), "itself")
 case("Add", lambda n, x: n.op("Add", n.op("Reshape", x, n.const([-1, 12, 1])), n.op("Reshape", n.linear("x", 7, 12), n.const([-1, 1, 12]))),
@@ -276,7 +281,11 @@ def _numbered(net: Net, x: str) -> str:
 case("Add", _filled, "a constant as wide as the channels, computed", free=False)
 case("Add", _numbered, "the channels' numbers, computed", free=False)
 for _kind in ("Max", "Min", "Mean", "Sum"):
-    case(_kind, lambda n, x, k=_kind: n.op(k, x, n.const(n.vector(8).reshape(8, 1, 1)), _another(n, x), n.const(0.1)), "four operands")
+    case(
+        _kind,
+        lambda n, x, k=_kind: n.op(k, x, n.const(n.vector(8).reshape(8, 1, 1)), _another(n, x), n.const(0.1)),
+        "four operands",
+    )
     case(_kind, lambda n, x, k=_kind: n.op(k, x), "one operand")
 case("PRelu", lambda n, x: n.op("PRelu", x, n.const(n.vector(8).reshape(8, 1, 1))), "a slope a channel")
 case("PRelu", lambda n, x: n.op("PRelu", x, n.const(n.vector(1))), "one slope")
@@ -284,15 +293,32 @@ case("PRelu", lambda n, x: n.op("PRelu", x, n.const(n.vector(8 * 36).reshape(8, 
 case("PRelu", lambda n, x: n.op("PRelu", x, n.const(n.vector(12))), "a slope a channel, last", host="tokens")
 case("PRelu", lambda n, x: n.op("PRelu", x, n.op("GlobalAveragePool", _another(n, x))), "computed slopes")
 case("Where", lambda n, x: n.op("Where", yes_or_no(n, _another(n, x)), x, n.op("Neg", x)), "two layers")
-case("Where", lambda n, x: n.op("Where", n.const(np.arange(8).reshape(8, 1, 1) % 2 == 0, dtype=np.bool_), x, n.const(0.5)), "a constant choice")
-case("Where", lambda n, x: n.op("Where", yes_or_no(n, x), n.const(n.vector(12)), x), "a constant where yes", host="tokens")
-case("Where", lambda n, x: n.op("Where", yes_or_no(n, x), n.const(n.vector(8).reshape(1, 8, 1, 1)), n.const(2.0)), "a mask alone")
+case(
+    "Where",
+    lambda n, x: n.op("Where", n.const(np.arange(8).reshape(8, 1, 1) % 2 == 0, dtype=np.bool_), x, n.const(0.5)),
+    "a constant choice",
+)
+case(
+    "Where",
+    lambda n, x: n.op("Where", yes_or_no(n, x), n.const(n.vector(12)), x),
+    "a constant where yes",
+    host="tokens",
+)
+case(
+    "Where",
+    lambda n, x: n.op("Where", yes_or_no(n, x), n.const(n.vector(8).reshape(1, 8, 1, 1)), n.const(2.0)),
+    "a mask alone",
+)
 case("Clip", lambda n, x: n.op("Clip", x, n.const(-0.2), n.const(0.3)))
 case("Clip", lambda n, x: n.op("Clip", x, "", n.const(0.3)), "no lower bound", host="tokens")
 case("Clip", lambda n, x: n.op("Clip", x, max=0.4), "attributes", opset=8)
 case("Dropout", lambda n, x: n.op("Dropout", x, n.const(0.5)))
 case("Dropout", lambda n, x: n.op("Dropout", x, ratio=0.3), "an attribute", opset=8)
-case("Dropout", lambda n, x: (lambda y, mask: n.op("Where", mask, y, n.const(0.0)))(*n.multi("Dropout", x, outs=2)), "the mask is read")
+case(
+    "Dropout",
+    lambda n, x: (lambda y, mask: n.op("Where", mask, y, n.const(0.0)))(*n.multi("Dropout", x, outs=2)),
+    "the mask is read",
+)
 
 
 # --- contractions ---------------------------------------------------------------------------------------------------
@@ -306,10 +332,18 @@ for _label, _more in {
 case("Conv", lambda n, x: n.relu(n.conv(x, 8, 24, group=8)), "depthwise, three a channel")
 case("Conv", lambda n, x: n.relu(n.conv(x, 8, 12, group=2)), "groups that widen")
 case("Conv", lambda n, x: n.relu(n.conv(x, 8, 4, group=4)), "groups that make one channel each")
-case("Conv", lambda n, x: n.relu(n.conv(n.relu(n.conv(x, 8, 12, group=4)), 12, 12, group=3)), "groups of another count in a row")
+case(
+    "Conv",
+    lambda n, x: n.relu(n.conv(n.relu(n.conv(x, 8, 12, group=4)), 12, 12, group=3)),
+    "groups of another count in a row",
+)
 case("Conv", lambda n, x: n.relu(n.conv(x, 8, 6, dims=1, group=2)), "one dimension", host="line")
 case("Conv", lambda n, x: n.relu(n.conv(x, 8, 6, dims=3)), "three dimensions", host="volume")
-case("Conv", lambda n, x: n.op("Conv", x, n.const(n.weights(6, 8, 3, 3)), auto_pad="SAME_LOWER", strides=[2, 2]), "auto_pad")
+case(
+    "Conv",
+    lambda n, x: n.op("Conv", x, n.const(n.weights(6, 8, 3, 3)), auto_pad="SAME_LOWER", strides=[2, 2]),
+    "auto_pad",
+)
 case("Conv", lambda n, x: n.op("Conv", x, n.op("Reshape", n.op("ReduceMean", x, axes=[0, 2, 3], keepdims=0), n.const([1, 8, 1, 1]))), "a computed weight",
      free=False)  # fmt: skip
 
@@ -317,14 +351,20 @@ case("Conv", lambda n, x: n.op("Conv", x, n.op("Reshape", n.op("ReduceMean", x, 
 def _transposed(cin: int = 8, cout: int = 6, group: int = 1, bias: bool = True, dims: int = 2, **more: object) -> Build:
     def build(net: Net, x: str) -> str:
         weight = net.const(net.weights(cin, cout // group, *[2] * dims, fan_in=cin))
-        return net.relu(net.op("ConvTranspose", x, weight, *([net.const(net.vector(cout))] if bias else []), group=group, **more))
+        return net.relu(
+            net.op("ConvTranspose", x, weight, *([net.const(net.vector(cout))] if bias else []), group=group, **more)
+        )
 
     return build
 
 
 case("ConvTranspose", _transposed())
 case("ConvTranspose", _transposed(strides=[2, 2]), "strides")
-case("ConvTranspose", _transposed(bias=False, strides=[2, 2], pads=[1, 0, 0, 1], output_padding=[1, 1]), "pads and output_padding")
+case(
+    "ConvTranspose",
+    _transposed(bias=False, strides=[2, 2], pads=[1, 0, 0, 1], output_padding=[1, 1]),
+    "pads and output_padding",
+)
 case("ConvTranspose", _transposed(group=2), "two groups")
 case("ConvTranspose", _transposed(cout=4, group=4), "groups that make one channel each")
 case("ConvTranspose", _transposed(cout=8, group=8), "depthwise")
@@ -333,7 +373,14 @@ case("ConvTranspose", _transposed(dims=1, strides=[2]), "one dimension", host="l
 case("ConvTranspose", _transposed(dims=3), "three dimensions", host="volume")
 
 
-def _gemm(*, flip_b: bool = False, flip_a: bool = False, first: bool = False, third: Callable[[Net], str] | None = None, **more: object) -> Build:
+def _gemm(
+    *,
+    flip_b: bool = False,
+    flip_a: bool = False,
+    first: bool = False,
+    third: Callable[[Net], str] | None = None,
+    **more: object,
+) -> Build:
     def build(net: Net, x: str) -> ModelProto:
         if flip_a or first:  # as the operator wants it: [K, N]
             x = net.op("Transpose", x, perm=[1, 0])
@@ -350,23 +397,54 @@ def _gemm(*, flip_b: bool = False, flip_a: bool = False, first: bool = False, th
 
 
 case("Gemm", _gemm(), host="vector")
-case("Gemm", _gemm(flip_b=True, alpha=0.5, beta=3.0, third=lambda n: n.const(n.vector(9))), "transB, alpha, beta", host="vector")
-case("Gemm", _gemm(flip_a=True, third=lambda n: n.const(n.vector(9).reshape(1, 9))), "transA, a bias of two axes", host="vector")
-case("Gemm", _gemm(flip_a=True, flip_b=True, third=lambda n: n.const(n.vector(1))), "transA, transB, a bias of one number", host="vector")
+case(
+    "Gemm",
+    _gemm(flip_b=True, alpha=0.5, beta=3.0, third=lambda n: n.const(n.vector(9))),
+    "transB, alpha, beta",
+    host="vector",
+)
+case(
+    "Gemm",
+    _gemm(flip_a=True, third=lambda n: n.const(n.vector(9).reshape(1, 9))),
+    "transA, a bias of two axes",
+    host="vector",
+)
+case(
+    "Gemm",
+    _gemm(flip_a=True, flip_b=True, third=lambda n: n.const(n.vector(1))),
+    "transA, transB, a bias of one number",
+    host="vector",
+)
 case("Gemm", _gemm(third=lambda n: n.const(0.25)), "a bias without axes", host="vector")
 case("Gemm", _gemm(third=lambda n: n.op("Relu", n.linear("x", 7, 9))), "an activation is added", host="vector")
-case("Gemm", _gemm(first=True, third=lambda n: n.const(n.vector(9).reshape(9, 1))), "the weight first", host="vector", free=True)
+case(
+    "Gemm",
+    _gemm(first=True, third=lambda n: n.const(n.vector(9).reshape(9, 1))),
+    "the weight first",
+    host="vector",
+    free=True,
+)
 case("Gemm", _gemm(first=True, flip_a=True), "the weight first, transposed", host="vector")
 case("Gemm", lambda n, x: n.op("Gemm", x, n.linear("x", 7, 12), transB=1), "two activations", host="vector", free=False)
 case("Gemm", lambda n, x: n.linear(n.op("Flatten", x), 8 * 36, 5), "behind Flatten")
 
-case("MatMul", lambda n, x: n.op("MatMul", n.relu(n.op("MatMul", x, n.const(n.weights(12, 9)))), n.const(n.weights(9, 6))), host="vector")
+case(
+    "MatMul",
+    lambda n, x: n.op("MatMul", n.relu(n.op("MatMul", x, n.const(n.weights(12, 9)))), n.const(n.weights(9, 6))),
+    host="vector",
+)
 case("MatMul", lambda n, x: n.op("MatMul", x, n.const(n.weights(12, 9))), "tokens", host="tokens")
 case("MatMul", lambda n, x: n.op("MatMul", x, n.const(n.weights(1, 12, 9))), "a weight of three axes", host="tokens")
 case("MatMul", lambda n, x: n.op("MatMul", x, n.const(n.weights(8, 9))), "a weight of two axes for four", host="nhwc")
 case("MatMul", lambda n, x: n.op("MatMul", n.const(n.weights(6, 8)), x), "the weight first", host="line")
 case("MatMul", lambda n, x: n.op("MatMul", x, n.const(n.weights(10, 7))), "over the positions", host="line")
-case("MatMul", lambda n, x: n.op("MatMul", x, n.const(n.weights(3, 12, 9)[:, None])), "a batch of weights", host="tokens", free=False)
+case(
+    "MatMul",
+    lambda n, x: n.op("MatMul", x, n.const(n.weights(3, 12, 9)[:, None])),
+    "a batch of weights",
+    host="tokens",
+    free=False,
+)
 case("MatMul", lambda n, x: n.op("MatMul", x, n.const(n.weights(12))), "a vector", host="tokens", free=False)
 
 
@@ -397,7 +475,10 @@ def _heads(net: Net, x: str) -> str:
 
 
 def _heads_with_batch_merged(net: Net, x: str) -> str:
-    q, k, v = (net.op("Transpose", net.op("Reshape", y, net.const([0, 5, 3, 4])), perm=[0, 2, 1, 3]) for y in (x, _projected(net), _projected(net)))
+    q, k, v = (
+        net.op("Transpose", net.op("Reshape", y, net.const([0, 5, 3, 4])), perm=[0, 2, 1, 3])
+        for y in (x, _projected(net), _projected(net))
+    )
     q, k, v = (net.op("Reshape", y, net.const([-1, 5, 4])) for y in (q, k, v))
     scores = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
     y = net.op("Reshape", net.op("MatMul", scores, v), net.const([-1, 3, 5, 4]))
@@ -457,7 +538,12 @@ def _split(attributes: dict[str, object], sizes: list[int] | None, outs: int) ->
 for _label, (_opset, _attributes, _sizes, _outs) in SPLITS.items():
     case("Split", _split(_attributes, _sizes, _outs), _label, opset=_opset)
 case("Split", lambda n, x: n.multi("Split", x, n.const([2, 4, 2]), outs=3, axis=1)[1], "two pieces unread")
-case("Split", lambda n, x: (lambda a, b: n.op("Mul", a, n.op("Sigmoid", b)))(*n.multi("Split", x, outs=2, axis=-1)), "gated", host="tokens")
+case(
+    "Split",
+    lambda n, x: (lambda a, b: n.op("Mul", a, n.op("Sigmoid", b)))(*n.multi("Split", x, outs=2, axis=-1)),
+    "gated",
+    host="tokens",
+)
 case("Split", lambda n, x: (lambda a, b: n.op("Add", a, n.op("Tanh", b)))(*n.multi("Split", n.relu(n.conv(x, 8, 8, group=4)), outs=2, axis=1)),
      "halves of a grouped layer")  # fmt: skip
 
@@ -473,12 +559,20 @@ case("Slice", lambda n, x: _slices(n, x, (1, 2, 7)))
 case("Slice", lambda n, x: _slices(n, x, (1, 0, LAST)), "everything")
 case("Slice", lambda n, x: _slices(n, x, (1, -5, -1)), "counted from the end")
 case("Slice", lambda n, x: _slices(n, x, (-1, 3, 10_000)), "beyond the end, negative axis", host="tokens")
-case("Slice", lambda n, x: n.op("Concat", _slices(n, x, (1, 4, LAST)), n.op("Tanh", _slices(n, x, (1, 0, 4))), axis=1), "halves")
+case(
+    "Slice",
+    lambda n, x: n.op("Concat", _slices(n, x, (1, 4, LAST)), n.op("Tanh", _slices(n, x, (1, 0, 4))), axis=1),
+    "halves",
+)
 case("Slice", lambda n, x: n.op("Slice", x, n.const([0, 1]), n.const([9, 6])), "no axes")
-case("Slice", lambda n, x: n.op("Slice", x, n.const([1, 0]), n.const([7, 4]), n.const([1, 3]), n.const([1, 2])), "two axes, a step over columns")
+case(
+    "Slice",
+    lambda n, x: n.op("Slice", x, n.const([1, 0]), n.const([7, 4]), n.const([1, 3]), n.const([1, 2])),
+    "two axes, a step over columns",
+)
 case("Slice", lambda n, x: n.op("Slice", x, axes=[1], starts=[1], ends=[-2]), "attributes", opset=9)
 case("Slice", lambda n, x: n.op("Slice", x, starts=[0, 2], ends=[100, 5]), "attributes without axes", opset=9)
-case("Slice", lambda n, x: _slices(n, x, (1, 0, LAST, 2)), "every second channel", free=False)
+case("Slice", lambda n, x: _slices(n, x, (1, 0, LAST, 2)), "every second channel")
 case("Slice", lambda n, x: _slices(n, x, (1, LAST, -LAST, -1)), "backwards", free=False)
 case("Slice", lambda n, x: _slices(n, x, (3, LAST, -LAST, -1)), "columns backwards")
 case("Slice", lambda n, x: _slices(n, n.op("Flatten", x), (1, 36, 8 * 36)), "flattened, less the first channel")
@@ -493,8 +587,19 @@ case("Gather", lambda n, x: n.op("Gather", x, n.const(3), axis=1), "one channel"
 case("Gather", lambda n, x: n.op("Gather", x, n.const(0), axis=1), "one position", host="tokens")
 case("Gather", lambda n, x: n.op("Gather", x, n.const([5]), axis=1), "one channel, the axis stays")
 case("Gather", lambda n, x: n.op("Gather", x, n.const([[0, 1], [4, 5]]), axis=2), "rows in pairs")
-case("Gather", lambda n, x: n.op("Reshape", n.op("Gather", x, n.const([[0, 1, 4], [6, 3, 2]]), axis=1), n.const([0, 6, 6, 6])), "channels in two rows", free=False)
-case("Gather", lambda n, x: n.op("Gather", x, n.op("ArgMax", n.op("ReduceMean", "image", axes=[1, 2, 3], keepdims=0), axis=0), axis=0), "samples, chosen by data")
+case(
+    "Gather",
+    lambda n, x: n.op("Reshape", n.op("Gather", x, n.const([[0, 1, 4], [6, 3, 2]]), axis=1), n.const([0, 6, 6, 6])),
+    "channels in two rows",
+    free=False,
+)
+case(
+    "Gather",
+    lambda n, x: n.op(
+        "Gather", x, n.op("ArgMax", n.op("ReduceMean", "image", axes=[1, 2, 3], keepdims=0), axis=0), axis=0
+    ),
+    "samples, chosen by data",
+)
 case("Gather", lambda n, x: n.op("Gather", x, n.op("ArgMax", n.op("ReduceMean", x, axes=[0], keepdims=0), axis=0, keepdims=0), axis=1),
      "channels, chosen by data", host="line", free=False)  # fmt: skip
 
@@ -524,13 +629,20 @@ case("Pad", lambda n, x: n.op("Pad", x, n.const([1, 2, 0, 1]), "", n.const([-1, 
 case("Pad", lambda n, x: n.op("Pad", x, n.const([0, 0, 1, 2, 0, 0, 0, 3])), "space")
 case("Pad", lambda n, x: n.op("Pad", x, n.const([0, 0, 1, 2, 0, 0, 0, 3]), mode="reflect"), "space, reflected")
 case("Pad", lambda n, x: n.op("Pad", x, n.const([0, 0, -1, 2, 0, 0, 0, -2])), "space, cropped")
-case("Pad", lambda n, x: n.op("Pad", x, n.const([0, 1, 0, 0, 0, 1, 0, 0]), mode="edge"), "channels repeated", free=False)
+case(
+    "Pad", lambda n, x: n.op("Pad", x, n.const([0, 1, 0, 0, 0, 1, 0, 0]), mode="edge"), "channels repeated", free=False
+)
 for _mode in ("edge", "reflect", "wrap"):
     case("Pad", lambda n, x, m=_mode: n.op("Add", n.op("Pad", x, n.const([0, 3, 0, 0, 0, 2, 0, 0]), mode=m), n.conv("image", 3, 13)),
          f"channels repeated ({_mode}), then added", opset=19, free=False)  # fmt: skip
 case("Pad", lambda n, x: n.op("Pad", x, n.const([0, -1, 0, 0, 0, -2, 0, 0])), "channels cropped", free=False)
 case("Pad", lambda n, x: n.op("Pad", x, n.const([0] * 8)), "nothing")
-case("Pad", lambda n, x: n.op("Add", n.op("Pad", x, n.const([0, 0, 0, 4])), n.linear("x", 7, 16)), "a vector, then added", host="vector")
+case(
+    "Pad",
+    lambda n, x: n.op("Add", n.op("Pad", x, n.const([0, 0, 0, 4])), n.linear("x", 7, 16)),
+    "a vector, then added",
+    host="vector",
+)
 
 
 # --- normalisation ----------------------------------------------------------------------------------------------------
@@ -567,11 +679,21 @@ case("LpNormalization", lambda n, x: n.op("LpNormalization", x, axis=1, p=2), "o
 case("LpNormalization", lambda n, x: n.op("LpNormalization", x, axis=2, p=1), "over rows")
 case("LpNormalization", lambda n, x: n.op("LpNormalization", x), "over the last axis", host="tokens", free=False)
 case("LRN", lambda n, x: n.op("LRN", x, size=3, alpha=0.5), free=False)
-case("GroupNormalization", lambda n, x: n.op("GroupNormalization", x, n.const(n.vector(8)), n.const(n.vector(8)), num_groups=2), opset=21, free=False)
+case(
+    "GroupNormalization",
+    lambda n, x: n.op("GroupNormalization", x, n.const(n.vector(8)), n.const(n.vector(8)), num_groups=2),
+    opset=21,
+    free=False,
+)
 case("GroupNormalization", lambda n, x: n.op("GroupNormalization", x, n.const(n.vector(8)), n.const(n.vector(8)), num_groups=8), "a group a channel",
      opset=21, free=False)  # fmt: skip
 case("MeanVarianceNormalization", lambda n, x: n.op("MeanVarianceNormalization", x), free=False)
-case("MeanVarianceNormalization", lambda n, x: n.op("MeanVarianceNormalization", x, axes=[1]), "over channels", free=False)
+case(
+    "MeanVarianceNormalization",
+    lambda n, x: n.op("MeanVarianceNormalization", x, axes=[1]),
+    "over channels",
+    free=False,
+)
 
 
 # --- pooling and resizing -----------------------------------------------------------------------------------------------
@@ -580,26 +702,59 @@ for _kind in ("AveragePool", "LpPool", "MaxPool"):
     case(_kind, lambda n, x, k=_kind: n.op(k, x, kernel_shape=[2, 2], strides=[2, 2]))
     case(_kind, lambda n, x, k=_kind: n.op(k, x, kernel_shape=[3], pads=[1, 1]), "one dimension", host="line")
     case(_kind, lambda n, x, k=_kind: n.op(k, x, kernel_shape=[3, 3], auto_pad="SAME_UPPER"), "auto_pad")
-    case(_kind, lambda n, x, k=_kind: n.op(k, x, kernel_shape=[1, 2], strides=[1, 2]), "over the channels", host="nhwc", free=False)
-case("AveragePool", lambda n, x: n.op("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1, ceil_mode=1), "padding counts")
-case("MaxPool", lambda n, x: n.op("MaxPool", x, kernel_shape=[3, 3], dilations=[2, 2], ceil_mode=1, strides=[2, 2]), "dilations, ceil_mode")
+    case(
+        _kind,
+        lambda n, x, k=_kind: n.op(k, x, kernel_shape=[1, 2], strides=[1, 2]),
+        "over the channels",
+        host="nhwc",
+        free=False,
+    )
+case(
+    "AveragePool",
+    lambda n, x: n.op("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1, ceil_mode=1),
+    "padding counts",
+)
+case(
+    "MaxPool",
+    lambda n, x: n.op("MaxPool", x, kernel_shape=[3, 3], dilations=[2, 2], ceil_mode=1, strides=[2, 2]),
+    "dilations, ceil_mode",
+)
 case("MaxPool", lambda n, x: (lambda top, at: n.op("Add", top, n.op("Mul", n.op("Cast", at, to=TensorProto.FLOAT), n.const(0.01))))(
      *n.multi("MaxPool", x, outs=2, kernel_shape=[2, 2], strides=[2, 2])), "the indices are read", free=False)  # fmt: skip
 for _kind in ("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"):
     case(_kind, lambda n, x, k=_kind: n.op(k, x))
-    case(_kind, lambda n, x, k=_kind: n.linear(n.op("Flatten", n.op(k, x)), 8, 5), "one dimension, then linear", host="line")
+    case(
+        _kind,
+        lambda n, x, k=_kind: n.linear(n.op("Flatten", n.op(k, x)), 8, 5),
+        "one dimension, then linear",
+        host="line",
+    )
 
 case("Resize", lambda n, x: n.op("Resize", x, "", n.const([1.0, 1.0, 2.0, 1.5]), mode="linear"), "scales")
 case("Resize", lambda n, x: n.op("Resize", x, n.const([1.0, 1.0, 2.0, 2.0])), "scales, opset 10", opset=10)
-case("Resize", lambda n, x: n.op("Resize", x, n.const(np.zeros(0)), n.const([1.0, 1.0, 0.5, 2.0])), "scales, an empty region", opset=11)
-case("Resize", lambda n, x: n.op("Resize", x, "", "", n.const([2, 8, 9, 4]), mode="cubic"), "sizes that restate the channels")
+case(
+    "Resize",
+    lambda n, x: n.op("Resize", x, n.const(np.zeros(0)), n.const([1.0, 1.0, 0.5, 2.0])),
+    "scales, an empty region",
+    opset=11,
+)
+case(
+    "Resize",
+    lambda n, x: n.op("Resize", x, "", "", n.const([2, 8, 9, 4]), mode="cubic"),
+    "sizes that restate the channels",
+)
 case("Resize", lambda n, x: n.op("Resize", x, "", "", n.const([9, 4]), axes=[2, 3]), "sizes of listed axes", opset=18)
 case("Resize", lambda n, x: n.op("Resize", x, "", n.const([1.0, 0.5, 1.0, 1.0])), "over channels", free=False)
 case("Resize", lambda n, x: n.op("Resize", x, "", "", n.op("Concat", n.op("Slice", n.op("Shape", x), n.const([0]), n.const([2])), n.const([9, 9]), axis=0)),
      "sizes computed from the extent")  # fmt: skip
 case("Resize", lambda n, x: n.op("Resize", x, n.const([0.0, 0.0, 0.1, 0.2, 1.0, 1.0, 0.8, 0.9]), "", n.const([2, 8, 5, 5]),
      coordinate_transformation_mode="tf_crop_and_resize"), "a region of interest")  # fmt: skip
-case("Resize", lambda n, x: n.op("Resize", x, "", "", n.const([9, 12]), axes=[3, 2], keep_aspect_ratio_policy="not_larger"), "the aspect is kept", opset=18)
+case(
+    "Resize",
+    lambda n, x: n.op("Resize", x, "", "", n.const([9, 12]), axes=[3, 2], keep_aspect_ratio_policy="not_larger"),
+    "the aspect is kept",
+    opset=18,
+)
 case("Upsample", lambda n, x: n.op("Upsample", x, n.const([1.0, 1.0, 2.0, 2.0]), mode="nearest"), opset=9)
 case("Upsample", lambda n, x: n.op("Upsample", x, scales=[1.0, 1.0, 2.0, 3.0], mode="nearest"), "an attribute", opset=8)
 
@@ -614,7 +769,11 @@ def _reduce(kind: str, axes: list[int] | None, *, as_input: bool, **attributes: 
         x = positive(net, x) if kind == "ReduceLogSum" else unit(net, x)
         if axes is None:
             return net.op(kind, x, **attributes)
-        return net.op(kind, x, net.const(axes, dtype=np.int64), **attributes) if as_input else net.op(kind, x, axes=axes, **attributes)
+        return (
+            net.op(kind, x, net.const(axes, dtype=np.int64), **attributes)
+            if as_input
+            else net.op(kind, x, axes=axes, **attributes)
+        )
 
     return build
 
@@ -630,8 +789,16 @@ for _kind in (f"Reduce{kind}" for kind in REDUCTIONS):
     case(_kind, _reduce(_kind, [0], as_input=True), "over samples", opset=18)
     case(_kind, _reduce(_kind, None, as_input=_input), "over everything", free=False)
 case("ReduceSum", _reduce("ReduceSum", None, as_input=True, noop_with_empty_axes=1), "over nothing", opset=13)
-case("ReduceSum", _reduce("ReduceSum", [], as_input=True, noop_with_empty_axes=0), "over everything, by empty axes", opset=13, free=False)
-case("ReduceMean", _reduce("ReduceMean", None, as_input=True, noop_with_empty_axes=1), "over nothing, opset 18", opset=18)
+case(
+    "ReduceSum",
+    _reduce("ReduceSum", [], as_input=True, noop_with_empty_axes=0),
+    "over everything, by empty axes",
+    opset=13,
+    free=False,
+)
+case(
+    "ReduceMean", _reduce("ReduceMean", None, as_input=True, noop_with_empty_axes=1), "over nothing, opset 18", opset=18
+)
 for _kind in ("ArgMax", "ArgMin"):
     case(_kind, lambda n, x, k=_kind: n.op(k, x, axis=2), "over rows")
     case(_kind, lambda n, x, k=_kind: n.op(k, x, axis=-1, keepdims=0), "over columns, the axis gone")
@@ -651,7 +818,11 @@ case("TopK", lambda n, x: n.multi("TopK", x, n.const([3]), outs=2, axis=1)[0], "
 
 case("Transpose", lambda n, x: n.op("Transpose", n.op("Transpose", x, perm=[2, 1, 0, 3]), perm=[2, 1, 0, 3]))
 case("Transpose", lambda n, x: n.op("Transpose", n.op("Neg", n.op("Transpose", x))), "reversed by default")
-case("Transpose", lambda n, x: n.model(n.op("MatMul", n.op("Transpose", x, perm=[0, 2, 3, 1]), n.const(n.weights(8, 5)), out="y")), "channels last")
+case(
+    "Transpose",
+    lambda n, x: n.model(n.op("MatMul", n.op("Transpose", x, perm=[0, 2, 3, 1]), n.const(n.weights(8, 5)), out="y")),
+    "channels last",
+)
 
 RESHAPES: dict[str, tuple[list[int], int]] = {
     "flattened, -1": ([0, -1], 288), "flattened, counted": ([-1, 288], 288), "flattened rows": ([0, 8, -1], 0),
@@ -660,7 +831,11 @@ RESHAPES: dict[str, tuple[list[int], int]] = {
 }  # fmt: skip
 for _label, (_target, _) in RESHAPES.items():
     case("Reshape", lambda n, x, t=_target: n.op("Reshape", x, n.const(t)), _label)
-case("Reshape", lambda n, x: n.op("Reshape", n.op("Reshape", x, n.const([0, 2, 4, 36])), n.const([0, 8, 6, 6])), "blocks and back")
+case(
+    "Reshape",
+    lambda n, x: n.op("Reshape", n.op("Reshape", x, n.const([0, 2, 4, 36])), n.const([0, 8, 6, 6])),
+    "blocks and back",
+)
 case("Reshape", lambda n, x: n.op("Reshape", n.op("Transpose", n.op("Reshape", x, n.const([0, 2, 4, 36])), perm=[0, 2, 1, 3]), n.const([0, -1, 6, 6])),
      "shuffled")  # fmt: skip
 case("Reshape", lambda n, x: n.op("Reshape", n.op("Transpose", n.op("Reshape", n.relu(n.conv(x, 8, 12, group=4)), n.const([0, 4, 3, 36])),
@@ -675,29 +850,68 @@ case("Reshape", lambda n, x: n.op("Reshape", x, n.const([-1, 3, 4])), "heads, re
 case("Reshape", lambda n, x: n.op("Reshape", x, n.const([0, -1]), allowzero=0), "a vector stays", host="vector")
 case("Reshape", lambda n, x: n.op("Reshape", x, n.op("Concat", n.op("Slice", n.op("Shape", x), n.const([0]), n.const([1])), n.const([8, 36]), axis=0)),
      "a computed batch, channels written")  # fmt: skip
-case("Reshape", lambda n, x: n.op("Reshape", n.op("Reshape", x, n.const([0, -1])), n.op("Shape", x)), "flattened and back by Shape")
+case(
+    "Reshape",
+    lambda n, x: n.op("Reshape", n.op("Reshape", x, n.const([0, -1])), n.op("Shape", x)),
+    "flattened and back by Shape",
+)
 case("Flatten", lambda n, x: n.op("Flatten", x))
 case("Flatten", lambda n, x: n.op("Flatten", x), "channels last", host="nhwc")
 case("Flatten", lambda n, x: n.op("Flatten", x, axis=-3), "negative axis", opset=11)
 case("Flatten", lambda n, x: n.op("Flatten", x, axis=1), "a vector", host="vector")
-case("Flatten", lambda n, x: n.op("Flatten", n.op("Transpose", x, perm=[1, 0, 2]), axis=2), "channels in the rows", host="line", free=False)
+case(
+    "Flatten",
+    lambda n, x: n.op("Flatten", n.op("Transpose", x, perm=[1, 0, 2]), axis=2),
+    "channels in the rows",
+    host="line",
+    free=False,
+)
 case("Flatten", lambda n, x: n.op("Flatten", x, axis=2), "tokens in the rows", host="tokens")
 
 case("Squeeze", lambda n, x: n.op("Squeeze", n.op("GlobalMaxPool", x), n.const([2, 3])))
 case("Squeeze", lambda n, x: n.op("Squeeze", n.op("GlobalMaxPool", x), axes=[-1, 2]), "attributes", opset=11)
 case("Squeeze", lambda n, x: n.op("Squeeze", n.op("GlobalMaxPool", x), n.const([-1])), "one axis")
 case("Squeeze", lambda n, x: n.op("Squeeze", n.op("Unsqueeze", x, n.const([1, 3]))), "all of them", host="vector")
-case("Squeeze", lambda n, x: n.op("Squeeze", n.op("Gather", x, n.const([0]), axis=1), n.const([1])), "the class token", host="tokens")
+case(
+    "Squeeze",
+    lambda n, x: n.op("Squeeze", n.op("Gather", x, n.const([0]), axis=1), n.const([1])),
+    "the class token",
+    host="tokens",
+)
 case("Unsqueeze", lambda n, x: n.op("Unsqueeze", x, n.const([-1])), host="line")
 case("Unsqueeze", lambda n, x: n.op("Unsqueeze", x, n.const([2, -1])), "two axes", host="line")
 case("Unsqueeze", lambda n, x: n.op("Unsqueeze", x, axes=[1]), "attributes", host="tokens", opset=12)
-case("Unsqueeze", lambda n, x: n.model(n.conv(n.op("Unsqueeze", x, n.const([2, 3])), 12, 5)), "a vector becomes a map", host="vector", opset=13)
+case(
+    "Unsqueeze",
+    lambda n, x: n.model(n.conv(n.op("Unsqueeze", x, n.const([2, 3])), 12, 5)),
+    "a vector becomes a map",
+    host="vector",
+    opset=13,
+)
 
 case("DepthToSpace", lambda n, x: n.op("DepthToSpace", x, blocksize=2))
-case("DepthToSpace", lambda n, x: n.op("DepthToSpace", n.relu(n.conv(x, 8, 12)), blocksize=2, mode="DCR"), "DCR", opset=11)
-case("DepthToSpace", lambda n, x: n.op("DepthToSpace", n.relu(n.conv(x, 8, 12)), blocksize=2, mode="CRD"), "CRD", opset=13)
-case("DepthToSpace", lambda n, x: n.op("DepthToSpace", n.relu(n.conv(x, 8, 12, group=4)), blocksize=2, mode="CRD"), "CRD behind groups")
-case("DepthToSpace", lambda n, x: n.op("DepthToSpace", n.relu(n.conv(x, 8, 16, group=2)), blocksize=2), "DCR behind groups")
+case(
+    "DepthToSpace",
+    lambda n, x: n.op("DepthToSpace", n.relu(n.conv(x, 8, 12)), blocksize=2, mode="DCR"),
+    "DCR",
+    opset=11,
+)
+case(
+    "DepthToSpace",
+    lambda n, x: n.op("DepthToSpace", n.relu(n.conv(x, 8, 12)), blocksize=2, mode="CRD"),
+    "CRD",
+    opset=13,
+)
+case(
+    "DepthToSpace",
+    lambda n, x: n.op("DepthToSpace", n.relu(n.conv(x, 8, 12, group=4)), blocksize=2, mode="CRD"),
+    "CRD behind groups",
+)
+case(
+    "DepthToSpace",
+    lambda n, x: n.op("DepthToSpace", n.relu(n.conv(x, 8, 16, group=2)), blocksize=2),
+    "DCR behind groups",
+)
 case("SpaceToDepth", lambda n, x: n.op("SpaceToDepth", x, blocksize=2))
 case("SpaceToDepth", lambda n, x: n.op("DepthToSpace", n.op("SpaceToDepth", x, blocksize=3), blocksize=3), "and back")
 
@@ -705,12 +919,27 @@ case("Expand", lambda n, x: n.op("Expand", n.op("GlobalMaxPool", x), n.const([1,
 case("Expand", lambda n, x: n.op("Expand", n.op("GlobalMaxPool", x), n.const([4, 5])), "a shorter shape")
 case("Expand", lambda n, x: n.op("Expand", n.op("GlobalMaxPool", x), n.const([1, 1, 4, 1])), "ones")
 case("Expand", lambda n, x: n.op("Expand", n.op("GlobalMaxPool", x), n.op("Shape", x)), "a computed shape")
-case("Expand", lambda n, x: n.op("Mul", x, n.op("Expand", n.conv("image", 3, 1), n.const([1, 8, 1, 1]))), "one channel to all", free=True)
-case("Expand", lambda n, x: n.op("Add", x, n.op("Expand", n.const(n.vector(12).reshape(1, 12)), n.const([5, 12]))), "a constant", host="tokens")
+case(
+    "Expand",
+    lambda n, x: n.op("Mul", x, n.op("Expand", n.conv("image", 3, 1), n.const([1, 8, 1, 1]))),
+    "one channel to all",
+    free=True,
+)
+case(
+    "Expand",
+    lambda n, x: n.op("Add", x, n.op("Expand", n.const(n.vector(12).reshape(1, 12)), n.const([5, 12]))),
+    "a constant",
+    host="tokens",
+)
 case("Tile", lambda n, x: n.op("Tile", x, n.const([1, 3, 1, 1])), "channels")
 case("Tile", lambda n, x: n.op("Tile", x, n.const([1, 1, 2, 1])), "rows")
 case("Tile", lambda n, x: n.op("Tile", x, n.const([2, 1, 2])), "channels last", host="tokens")
-case("Tile", lambda n, x: n.op("Mul", x, n.op("Tile", n.op("ReduceMean", x, axes=[1], keepdims=1), n.const([1, 8, 1, 1]))), "one channel to all", free=False)
+case(
+    "Tile",
+    lambda n, x: n.op("Mul", x, n.op("Tile", n.op("ReduceMean", x, axes=[1], keepdims=1), n.const([1, 8, 1, 1]))),
+    "one channel to all",
+    free=False,
+)
 
 
 # --- contractions by letters, recurrent layers, sampling, quantization, onnxruntime's own ---------------------------------
@@ -729,7 +958,11 @@ case("Einsum", _einsum("btc, cd -> btd", 12, 9), "spaces", host="tokens")
 case("Einsum", _einsum("dc,ncl->ndl", 9, 8, first=True), "the weight first", host="line")
 case("Einsum", _einsum("ncl,lk->nck", 10, 7), "over the positions", host="line")
 case("Einsum", _einsum("nchw,c->nchw", 8), "a scale a channel")
-case("Einsum", lambda n, x: n.model(n.op("MatMul", _einsum("nchw,cd->nhwd", 8, 9)(n, x), n.const(n.weights(9, 4)))), "the layout changes")
+case(
+    "Einsum",
+    lambda n, x: n.model(n.op("MatMul", _einsum("nchw,cd->nhwd", 8, 9)(n, x), n.const(n.weights(9, 4)))),
+    "the layout changes",
+)
 case("Einsum", _einsum("ncl,cld->ncd", 8, 10, 3), "a matrix for every channel", host="line")
 case("Einsum", _einsum("...c,cd->...d", 12, 9), "an ellipsis", host="tokens", free=False)
 case("Einsum", lambda n, x: n.op("Einsum", x, _projected(n), equation="btc,bsc->bts"), "two activations", host="tokens")
@@ -750,9 +983,16 @@ case("Einsum", _letters_for_heads, "heads", host="tokens")
 def _recurrent(kind: str, gates: int, directions: int = 1, *, bias: bool = True, state: bool = False) -> Build:
     def build(net: Net, x: str) -> str:
         x = net.op("Transpose", x, perm=[1, 0, 2])  # [T, N, C]
-        w, r = net.const(net.weights(directions, 6 * gates, 12, fan_in=12)), net.const(net.weights(directions, 6 * gates, 6, fan_in=6))
+        w, r = (
+            net.const(net.weights(directions, 6 * gates, 12, fan_in=12)),
+            net.const(net.weights(directions, 6 * gates, 6, fan_in=6)),
+        )
         b = net.const(net.vector(12 * gates * directions).reshape(directions, -1)) if bias else ""
-        start = net.op("Unsqueeze", net.op("ReduceMean", net.op("MatMul", "tokens", net.const(net.weights(7, 6))), axes=[1], keepdims=0), net.const([0]))
+        start = net.op(
+            "Unsqueeze",
+            net.op("ReduceMean", net.op("MatMul", "tokens", net.const(net.weights(7, 6))), axes=[1], keepdims=0),
+            net.const([0]),
+        )
         more = [b, "", start] if state else [b] if bias else []
         direction = "bidirectional" if directions == 2 else "forward"
         y = net.op(kind, x, w, r, *more, hidden_size=6, direction=direction)
@@ -772,10 +1012,22 @@ def _grid(net: Net) -> str:
 
 
 case("GridSample", lambda n, x: n.op("GridSample", x, _grid(n)))
-case("GridSample", lambda n, x: n.op("GridSample", x, n.const(n.rng.uniform(-1, 1, (2, 4, 5, 2))), mode="nearest"), "a constant grid")
+case(
+    "GridSample",
+    lambda n, x: n.op("GridSample", x, n.const(n.rng.uniform(-1, 1, (2, 4, 5, 2))), mode="nearest"),
+    "a constant grid",
+)
 _BOXES = [[0.0, 0.0, 4.0, 3.0], [1.0, 2.0, 5.0, 5.0], [0.5, 0.5, 3.0, 4.0]]
-case("RoiAlign", lambda n, x: n.op("RoiAlign", x, n.const(np.array(_BOXES)), n.const([0, 1, 0]), output_height=3, output_width=2))
-case("MaxRoiPool", lambda n, x: n.op("MaxRoiPool", x, n.const(np.array([[k % 2, *box] for k, box in enumerate(_BOXES)])), pooled_shape=[2, 2]))
+case(
+    "RoiAlign",
+    lambda n, x: n.op("RoiAlign", x, n.const(np.array(_BOXES)), n.const([0, 1, 0]), output_height=3, output_width=2),
+)
+case(
+    "MaxRoiPool",
+    lambda n, x: n.op(
+        "MaxRoiPool", x, n.const(np.array([[k % 2, *box] for k, box in enumerate(_BOXES)])), pooled_shape=[2, 2]
+    ),
+)
 
 
 def _quantized(net: Net, x: str, *, size: int | None = None, **attributes: object) -> str:
@@ -806,7 +1058,11 @@ def _fused(added: Callable[[Net], str] | None = None, **attributes: object) -> B
 
 
 case("com.microsoft.FusedConv", _fused(activation="Relu"))
-case("com.microsoft.FusedConv", _fused(lambda n: n.conv("image", 3, 9), activation="LeakyRelu", activation_params=[0.1]), "something is added")
+case(
+    "com.microsoft.FusedConv",
+    _fused(lambda n: n.conv("image", 3, 9), activation="LeakyRelu", activation_params=[0.1]),
+    "something is added",
+)
 
 
 def _own(kind: str, *constants: int, **attributes: object) -> Build:

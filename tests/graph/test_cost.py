@@ -71,7 +71,10 @@ def test_running_statistics_behind_identities_are_no_parameters():
 
 
 def test_running_statistics_in_constant_nodes_are_no_parameters():
-    assert measured(NETWORKS["constant_nodes"](np.random.default_rng(0)))[0] == measured(NETWORKS["plain"](np.random.default_rng(0)))[0]
+    assert (
+        measured(NETWORKS["constant_nodes"](np.random.default_rng(0)))[0]
+        == measured(NETWORKS["plain"](np.random.default_rng(0)))[0]
+    )
 
 
 def test_shared_weight_counts_once_but_is_computed_with_twice():

@@ -213,7 +213,9 @@ def test_noted_shapes_follow_the_cut_and_nothing_else_of_them_changes():
     channels = {name: [3 if axis == 1 and name.startswith(("conv_0", "bn_0", "relu_0")) and len(shape) == 4 else n for axis, n in enumerate(shape)]
                 for name, shape in before.items()}  # fmt: skip
     activations = {node.output[0] for node in model.graph.node}
-    assert {n: s for n, s in found.items() if n in activations} == {n: s for n, s in channels.items() if n in activations}
+    assert {n: s for n, s in found.items() if n in activations} == {
+        n: s for n, s in channels.items() if n in activations
+    }
 
 
 def test_noted_dynamic_dimensions_stay_dynamic():
@@ -228,7 +230,11 @@ def test_noted_dynamic_dimensions_stay_dynamic():
 def test_documentation_and_metadata_stay():
     model, trace = network("documented")
     after = cut_model(trace, keeping(trace, conv_0=[0, 1]))
-    assert (after.doc_string, after.graph.doc_string, after.graph.node[0].doc_string) == ("a model", "its graph", "its first node")
+    assert (after.doc_string, after.graph.doc_string, after.graph.node[0].doc_string) == (
+        "a model",
+        "its graph",
+        "its first node",
+    )
     assert after.graph.input[0].doc_string == "an image"
     assert [(p.key, p.value) for p in after.metadata_props] == [("author", "nobody")]
     assert after.graph.node[1].name == ""
@@ -244,7 +250,9 @@ def test_dead_ends_stay():
 # --- the same again ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["plain", "shared_prelu_slope", "weight_norm", "attention", "constant_nodes", "pad_computed"])
+@pytest.mark.parametrize(
+    "name", ["plain", "shared_prelu_slope", "weight_norm", "attention", "constant_nodes", "pad_computed"]
+)
 def test_same_cut_twice_is_the_same_file(name):
     model, trace = network(name)
     again = traced(model)
@@ -259,7 +267,9 @@ def test_same_cut_of_an_export_twice_is_the_same_file():
     model = onnx.load(path)
     traces = [settle_model(path, feeds(model, np.random.default_rng(0), n=2)) for _ in range(2)]
     keep = list(random_keeps(traces[0], seeds=[0], shares=[0.5]))[0]
-    assert cut_model(traces[0], keep).SerializeToString(deterministic=True) == cut_model(traces[1], keep).SerializeToString(deterministic=True)
+    assert cut_model(traces[0], keep).SerializeToString(deterministic=True) == cut_model(
+        traces[1], keep
+    ).SerializeToString(deterministic=True)
 
 
 def test_cutting_leaves_the_traced_model_as_it_was():

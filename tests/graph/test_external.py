@@ -20,7 +20,9 @@ from pfa_onnx.graph.model import load
 WEIGHT = np.arange(32, dtype=np.float32).reshape(8, 4)
 
 
-def write(folder: Path, location: str, *, offset: int | None = None, length: int | None = None, nested: bool = False) -> Path:
+def write(
+    folder: Path, location: str, *, offset: int | None = None, length: int | None = None, nested: bool = False
+) -> Path:
     """A model whose only weight lies in another file."""
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=WEIGHT.shape, data_location=TensorProto.EXTERNAL)
     for key, value in (("location", location), ("offset", offset), ("length", length)):
@@ -39,7 +41,9 @@ def write(folder: Path, location: str, *, offset: int | None = None, length: int
         initializers,
     )
     path = folder / "model.onnx"
-    path.write_bytes(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    path.write_bytes(
+        helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+    )
     return path
 
 
@@ -99,7 +103,9 @@ def test_negative_offset(folder):
 
 
 @pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("location", ["../w.bin", "data/../../w.bin", "..\\w.bin", "C:\\w.bin", "/etc/passwd", "//server/w.bin", "", "."])
+@pytest.mark.parametrize(
+    "location", ["../w.bin", "data/../../w.bin", "..\\w.bin", "C:\\w.bin", "/etc/passwd", "//server/w.bin", "", "."]
+)
 def test_location_outside_the_folder(folder, location, nested):
     refused(write(folder, location, nested=nested))
 
@@ -133,8 +139,15 @@ def test_no_plain_file(folder, kind):
 def test_data_in_the_body_of_a_subgraph_is_checked_too(folder):
     path = write(folder, "w.bin")
     model = onnx.load(path, load_external_data=False)
-    body = helper.make_graph([helper.make_node("Identity", ["inner"], ["z"])], "body", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, [8, 4])])
-    inner = TensorProto(name="inner", data_type=TensorProto.FLOAT, dims=WEIGHT.shape, data_location=TensorProto.EXTERNAL)
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["inner"], ["z"])],
+        "body",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [8, 4])],
+    )
+    inner = TensorProto(
+        name="inner", data_type=TensorProto.FLOAT, dims=WEIGHT.shape, data_location=TensorProto.EXTERNAL
+    )
     inner.external_data.add(key="location", value="../w.bin")
     body.initializer.append(inner)
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))

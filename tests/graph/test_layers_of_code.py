@@ -49,7 +49,9 @@ def test_only_the_session_imports_onnxruntime():
     assert importers_of("onnxruntime") == {"stats/session.py"}
 
 
-@pytest.mark.parametrize("module", ["pfa_onnx.stats", "pfa_onnx.pipeline", "pfa_onnx.cli", "pfa_onnx.report", "onnxruntime"])
+@pytest.mark.parametrize(
+    "module", ["pfa_onnx.stats", "pfa_onnx.pipeline", "pfa_onnx.cli", "pfa_onnx.report", "onnxruntime"]
+)
 def test_graph_never_imports(module):
     assert importers_of(module, "graph") == set()
 

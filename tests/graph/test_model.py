@@ -85,7 +85,11 @@ def test_cycle(tmp_path):
 
 def test_nodes_in_another_order_than_they_run_are_sorted_for_reading_only(tmp_path):
     path = tmp_path / "unsorted.onnx"
-    path.write_bytes(model_of(helper.make_node("Relu", ["a"], ["y"], name="second"), helper.make_node("Neg", ["x"], ["a"], name="first")))
+    path.write_bytes(
+        model_of(
+            helper.make_node("Relu", ["a"], ["y"], name="second"), helper.make_node("Neg", ["x"], ["a"], name="first")
+        )
+    )
     graph = load(path)
     assert [node.name for node in graph.nodes] == ["first", "second"]
     assert [node.name for node in graph.model.graph] == ["second", "first"]

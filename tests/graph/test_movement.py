@@ -73,7 +73,9 @@ def test_take(x, data):
     axis = data.draw(st.integers(0, x.rank - 1))
     size = data.draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
     count = prod(size)
-    positions = np.array(data.draw(st.lists(st.integers(0, x.shape[axis] - 1), min_size=count, max_size=count)), dtype=np.int64).reshape(size)
+    positions = np.array(
+        data.draw(st.lists(st.integers(0, x.shape[axis] - 1), min_size=count, max_size=count)), dtype=np.int64
+    ).reshape(size)
     result = movement.take(x, axis, positions)
     assert result.shape == (*x.shape[:axis], *size, *x.shape[axis + 1 :])
     np.testing.assert_array_equal(full(result), np.take(full(x), positions, axis=axis))

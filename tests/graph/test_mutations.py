@@ -33,7 +33,10 @@ MUTANTS: dict[str, tuple[Callable[[], ModelProto], Mutate]] = {}
 
 
 def mutant(name: str, network: str | Callable[[Net], str | ModelProto], mutate: Mutate) -> None:
-    MUTANTS[name] = (lambda: NETWORKS[network](np.random.default_rng(1)) if isinstance(network, str) else small(network), mutate)
+    MUTANTS[name] = (
+        lambda: NETWORKS[network](np.random.default_rng(1)) if isinstance(network, str) else small(network),
+        mutate,
+    )
 
 
 def small(build: Callable[[Net], str | ModelProto]) -> ModelProto:
@@ -134,21 +137,49 @@ mutant("Concat reversed", "concat", out_changed("Concat", rearranged(lambda ids:
 mutant("Concat one position off", "concat", out_changed("Concat", rearranged(lambda ids: np.roll(ids, 1, axis=1))))
 mutant("Split sizes reversed", "split_uneven", with_methods(
     "Split", bounds=lambda c, bounds, i, axis, ends: bounds(i, axis, [0, *np.cumsum(np.diff(ends)[::-1]).tolist()])))  # fmt: skip
-mutant("Split pieces exchanged", "split_opset13", with_methods("Split", out=lambda c, out, marked, k=0: out(marked, 1 - k)))
-mutant("Slice one position off", "slice_channels", out_changed("Slice", rearranged(lambda ids: np.roll(ids, 1, axis=1))))
-mutant("Gather in the original order", "gather_permutation", with_methods("Gather", positions=lambda c, positions, i, axis, wanted: np.sort(positions(i, axis, wanted))))
+mutant(
+    "Split pieces exchanged", "split_opset13", with_methods("Split", out=lambda c, out, marked, k=0: out(marked, 1 - k))
+)
+mutant(
+    "Slice one position off", "slice_channels", out_changed("Slice", rearranged(lambda ids: np.roll(ids, 1, axis=1)))
+)
+mutant(
+    "Gather in the original order",
+    "gather_permutation",
+    with_methods("Gather", positions=lambda c, positions, i, axis, wanted: np.sort(positions(i, axis, wanted))),
+)
 mutant("Gather identity", "gather_permutation", out_changed("Gather", rearranged(lambda ids: np.sort(ids, axis=1))))
-mutant("Pad on the other side", "pad_shortcut_opset13", out_changed("Pad", rearranged(lambda ids: np.flip(ids, axis=1))))
-mutant("Flatten tiled instead of repeated", "flatten_gemm_nchw", out_changed("Flatten", rearranged(lambda ids: ids.reshape(8, -1).T.reshape(1, -1) if ids.size == 128 else np.flip(ids))))
+mutant(
+    "Pad on the other side", "pad_shortcut_opset13", out_changed("Pad", rearranged(lambda ids: np.flip(ids, axis=1)))
+)
+mutant(
+    "Flatten tiled instead of repeated",
+    "flatten_gemm_nchw",
+    out_changed(
+        "Flatten", rearranged(lambda ids: ids.reshape(8, -1).T.reshape(1, -1) if ids.size == 128 else np.flip(ids))
+    ),
+)
 mutant("Reshape transposed", "channel_shuffle_of_a_dense_layer", out_changed(
     "Reshape", rearranged(lambda ids: np.swapaxes(ids.reshape(1, 6, 2, 1, 1), 1, 2) if ids.shape[1:3] == (2, 6) else ids)))  # fmt: skip
 mutant("Transpose in order", "nhwc", with_methods("Transpose", attr=lambda c, attr, name, default: [0, 1, 2, 3]))
 mutant("shuffle forgotten", "channel_shuffle", with_methods("Transpose", out=lambda c, out, marked, k=0: out(
     replace(marked, ids=np.sort(marked.ids.ravel()).reshape(marked.ids.shape)), k)))  # fmt: skip
-mutant("Tile repeated instead of tiled", "tile_and_expand", out_changed("Tile", rearranged(lambda ids: np.sort(ids, axis=1))))
+mutant(
+    "Tile repeated instead of tiled",
+    "tile_and_expand",
+    out_changed("Tile", rearranged(lambda ids: np.sort(ids, axis=1))),
+)
 mutant("DepthToSpace in the other mode", "depth_to_space_crd", attribute("mode", b"DCR"))
-mutant("SpaceToDepth repeated instead of tiled", "space_to_depth", out_changed("SpaceToDepth", rearranged(lambda ids: np.sort(ids, axis=1))))
-mutant("Squeeze of channels reversed", "conv1d_by_unsqueeze", out_changed("Squeeze", rearranged(lambda ids: np.flip(ids, axis=1))))
+mutant(
+    "SpaceToDepth repeated instead of tiled",
+    "space_to_depth",
+    out_changed("SpaceToDepth", rearranged(lambda ids: np.sort(ids, axis=1))),
+)
+mutant(
+    "Squeeze of channels reversed",
+    "conv1d_by_unsqueeze",
+    out_changed("Squeeze", rearranged(lambda ids: np.flip(ids, axis=1))),
+)
 
 mutant("Add one-sided", "residual_add", with_methods("Add", join=first_without_ties))
 mutant("Mul one-sided", "squeeze_excite_pool", with_methods("Mul", join=first_without_ties))
@@ -156,8 +187,16 @@ mutant("Where one-sided", two_layers_chosen_from, with_methods("Where", join=fir
 mutant("constants of Mul do not follow", "layer_scale", without("Mul", "follow"))
 mutant("BatchNormalization is not cut", "plain", without("BatchNormalization", "bind"))
 mutant("bias forgotten", "gemm_plain", with_methods("Gemm", follow=lambda c, follow, i, x: None))
-mutant("bias of a convolution forgotten", "residual_sum", with_methods("Conv", bind=lambda c, bind, i, *factors: bind(i, *factors) if i != 2 else None))
-mutant("Conv reads in reversed order", "concat", with_methods("Conv", channels=lambda c, channels, x, axis: channels(x, axis)[::-1]))
+mutant(
+    "bias of a convolution forgotten",
+    "residual_sum",
+    with_methods("Conv", bind=lambda c, bind, i, *factors: bind(i, *factors) if i != 2 else None),
+)
+mutant(
+    "Conv reads in reversed order",
+    "concat",
+    with_methods("Conv", channels=lambda c, channels, x, axis: channels(x, axis)[::-1]),
+)
 mutant("Conv makes one label for all", "residual_add", with_methods(
     "Conv", vector_out=lambda c, vector_out, labels, axis, k=0: vector_out(np.roll(labels, 1), axis, k)))  # fmt: skip
 mutant("transB ignored", "gemm_trans_b", attribute("transB", 0))
@@ -182,8 +221,11 @@ for _op, _network in (
     ("Softmax", "softmax_over_channels"), ("LRN", between("LRN", size=3, alpha=1.0)), ("ReduceMean", "layer_norm_decomposed"), ("ReduceMax", gated_by_the_largest_channel),
     ("CumSum", "cumulative_sum"), ("ArgMax", "arg_max"), ("LayerNormalization", normalised_tokens),
 ):  # fmt: skip
-    mutant(f"{_op} over channels taken for element-wise", _network, with_methods(_op, freeze_along=no_freezing, freeze=no_freezing))
-mutant("pooling over channels taken for pooling over space", "pooling_over_channels", with_methods("MaxPool", uniform=lambda c, uniform, x, axes: x.ids))
+    mutant(
+        f"{_op} over channels taken for element-wise",
+        _network,
+        with_methods(_op, freeze_along=no_freezing, freeze=no_freezing),
+    )
 
 
 def elementwise(c: Context) -> None:
@@ -200,7 +242,11 @@ def unknown_but_guessed(op: str) -> Mutate:
     return mutate
 
 
-mutant("unknown operator taken for element-wise: ScatterElements", "scatter_channels", unknown_but_guessed("ScatterElements"))
+mutant(
+    "unknown operator taken for element-wise: ScatterElements",
+    "scatter_channels",
+    unknown_but_guessed("ScatterElements"),
+)
 mutant("unknown operator taken for element-wise: Softmax", between("Softmax", axis=1), unknown_but_guessed("Softmax"))
 mutant("unknown operator taken for element-wise: Gather", "gather_permutation", unknown_but_guessed("Gather"))
 
@@ -218,9 +264,25 @@ def no_union(patch: pytest.MonkeyPatch) -> None:
 
 mutant("graph outputs are not frozen", "plain", outputs_not_frozen)
 mutant("nothing is ever tied", "residual_add", no_union)
-mutant("all readers of a shared constant get one part", "shared_prelu_slope", patched(cut_module.Cutter, "_signature", lambda self, use: b"@"))
-mutant("the wrong channels are kept", "bn_after_relu", patched(cut_module, "gather_step", lambda array, axes, at, extents: np.take(array, (at + 1) % array.shape[axes[0]], axes[0])))
-mutant("bodies of If read nothing", "if_reads_outer", lambda patch: patch.setattr("pfa_onnx.graph.context.captured", lambda node: []))
+mutant(
+    "all readers of a shared constant get one part",
+    "shared_prelu_slope",
+    patched(cut_module.Cutter, "_signature", lambda self, use: b"@"),
+)
+mutant(
+    "the wrong channels are kept",
+    "bn_after_relu",
+    patched(
+        cut_module,
+        "gather_step",
+        lambda array, axes, at, extents: np.take(array, (at + 1) % array.shape[axes[0]], axes[0]),
+    ),
+)
+mutant(
+    "bodies of If read nothing",
+    "if_reads_outer",
+    lambda patch: patch.setattr("pfa_onnx.graph.context.captured", lambda node: []),
+)
 
 
 # --- the oracle -----------------------------------------------------------------------------------------------------------

@@ -106,7 +106,9 @@ def test_last_channel_in_the_order_comes_back_first():
 def constrained(layers: list[list[int]], rows: list[list[list[int]]], frozen: set[int]) -> Trace:
     base = traced("plain")
     some = base.layers[0]
-    made = tuple(replace(some, layer=Layer(f"y{k}", f"n{k}", "Conv", f"w{k}", np.array(own))) for k, own in enumerate(layers))
+    made = tuple(
+        replace(some, layer=Layer(f"y{k}", f"n{k}", "Conv", f"w{k}", np.array(own))) for k, own in enumerate(layers)
+    )
     return replace(base, layers=made, rows=tuple(Rows(np.array(ids), 0) for ids in rows), splits=(), count=LABELS,
                    frozen={label: (Reason("why", "node"),) for label in frozen})  # fmt: skip
 
@@ -140,7 +142,9 @@ def test_any_wish_becomes_legal(layers, rows, frozen, order, count, round_to, mi
     for kept, channels in kept_by_layer(trace, keep):
         assert kept >= min(minimum, channels)
         assert kept % round_to == 0 or kept == channels
-    assert (legalise(trace, np.flatnonzero(~keep).tolist(), np.array(order), round_to=round_to, minimum=minimum) == keep).all()
+    assert (
+        legalise(trace, np.flatnonzero(~keep).tolist(), np.array(order), round_to=round_to, minimum=minimum) == keep
+    ).all()
 
 
 # --- settle -------------------------------------------------------------------------------------------------------------------

@@ -99,7 +99,9 @@ def transposed_conv(b: Builder, x: Map, p: int, q: int) -> None:
     per_group = 1 + q % 3
     if x.size < 8 and groups * per_group <= WIDEST:
         weight = b.net.const(b.net.weights(x.channels, per_group, 2, 2, fan_in=x.channels // groups))
-        name = b.net.op("ConvTranspose", x.name, weight, b.net.const(b.net.vector(groups * per_group)), group=groups, strides=[2, 2])
+        name = b.net.op(
+            "ConvTranspose", x.name, weight, b.net.const(b.net.vector(groups * per_group)), group=groups, strides=[2, 2]
+        )
         b.add(name, groups * per_group, 2 * x.size)
 
 
@@ -221,7 +223,11 @@ def pad_channels(b: Builder, x: Map, p: int, q: int) -> None:
 @step
 def pool(b: Builder, x: Map, p: int, q: int) -> None:
     if x.size % 2 == 0:
-        b.add(b.net.op(("MaxPool", "AveragePool")[p % 2], x.name, kernel_shape=[2, 2], strides=[2, 2]), x.channels, x.size // 2)
+        b.add(
+            b.net.op(("MaxPool", "AveragePool")[p % 2], x.name, kernel_shape=[2, 2], strides=[2, 2]),
+            x.channels,
+            x.size // 2,
+        )
 
 
 @step

@@ -62,6 +62,8 @@ def contract_constant(c: Context, letters: Letters, *, x: int, w: int) -> None:
         refuse_inputs(c, f"'{letters.one},{letters.other}->{letters.out}'")
         return
     if vary and not set(vary) & set(summed):
+        if vary[-1] in shared:  # one entry, or one matrix, for every channel
+            c.bind(w, Factor(_arranged(c, mark, letters.one, letters.other, keep=shared)))
         _pass(c, mark, letters)
         return
     ids = _arranged(c, mark, letters.one, letters.other, keep=shared)

@@ -59,9 +59,15 @@ def flatten(c: Context) -> None:
 @rule("Squeeze", "Unsqueeze")
 def squeeze(c: Context) -> None:
     """Only extents of 1 come and go, so no size is restated."""
-    x, shape = c.mark(0), c.out_shape()
-    moved = movement.reshape(x, _resized(c.operand_shape(0), x, shape))
-    c.out(moved)
+    x, shape, before = c.mark(0), c.out_shape(), c.operand_shape(0)
+    if c.node.op_type == "Squeeze" and c.attr("axes", None) is None and not c.has(1) and x.shape != before:
+        # without axes it drops every extent of 1: those it dropped so far, not a last channel that is left
+        axes = np.flatnonzero(np.array(before) == 1)
+        if c.graph.opset < 13:
+            c.rewrite_attr("axes", axes.tolist())
+        else:
+            c.insert_input(1, axes.astype(np.int64))
+    c.out(movement.reshape(x, _resized(before, x, shape)))
 
 
 def _resized(before: tuple[int, ...], x: Marked, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -112,9 +118,17 @@ def expand(c: Context) -> None:
         _spread(c)
         return
     x = c.mark(0)
-    before = (1,) * (len(shape) - x.rank) + c.operand_shape(0)
+    before = movement.lift_shape(c.operand_shape(0), len(shape))
     lifted = movement.lift(x, len(shape))
-    extents = tuple(n if was != 1 else wide for n, was, wide in zip(lifted.shape, before, shape, strict=True))
+    stretched = [a for a, n in enumerate(before) if n == 1 and shape[a] > 1]
+    if len(stretched) == 1 and not lifted.axes:
+        # one position becomes many, all alike: as many of them may go as what they meet loses
+        labels = c.grown("stretched", shape[stretched[0]])
+        own = along(labels, stretched[0], len(shape))
+        lifted = Marked(own, lifted.shape, (stretched[0],))
+        extents = tuple(len(labels) if a in stretched else n for a, n in enumerate(shape))
+    else:
+        extents = tuple(wide if was == 1 else n for n, was, wide in zip(lifted.shape, before, shape, strict=True))
     target = np.asarray(written, dtype=np.int64).copy()
     offset = len(shape) - len(target)
     for k in range(len(target)):
