@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from models import save_all
 
+from pfa_onnx.graph.follow import follow
 from pfa_onnx.graph.model import load
 from pfa_onnx.graph.plan import legalise, removable, settle
 from pfa_onnx.options import DataOptions
@@ -27,7 +28,6 @@ from pfa_onnx.stats.data import Batch
 from pfa_onnx.stats.session import Runner
 from pfa_onnx.steps import measure as step
 from pfa_onnx.steps.apply import cut_copy
-from pfa_onnx.graph.follow import follow
 
 
 def time_ratio(path: Path, rounds: int, size: int) -> tuple[float, float, float]:

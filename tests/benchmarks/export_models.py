@@ -102,7 +102,7 @@ FAMILIES: dict[str, list[Entry]] = {
 
 def _import_torchvision() -> Any:
     """Import torchvision, also where its compiled half does not load: no operator of it is needed here."""
-    import torch  # noqa: PLC0415
+    import torch
 
     folder = Path(str(importlib.util.find_spec("torchvision").origin)).parent  # type: ignore[union-attr]
     try:
@@ -118,20 +118,20 @@ def _import_torchvision() -> Any:
         ):
             library.define(schema)
         globals()["_library"] = library  # its operators live as long as it does
-    import torchvision  # noqa: PLC0415
+    import torchvision
 
     return torchvision
 
 
 def build(entry: Entry) -> nn.Module:
     """Build a model with random weights."""
-    import torch  # noqa: PLC0415
-    from torch import nn  # noqa: PLC0415
+    import torch
+    from torch import nn
 
     torch.manual_seed(0)
     torchvision = _import_torchvision()
     if entry.source == "timm":
-        import timm  # noqa: PLC0415
+        import timm
 
         model = timm.create_model(entry.name, pretrained=False, exportable=True, **entry.options)
     else:
@@ -145,7 +145,7 @@ def build(entry: Entry) -> nn.Module:
 
 def _Unpacked(inner: Any, key: str) -> nn.Module:  # noqa: N802 - a class, made where torch is at hand
     """Return one entry of the dictionary that a model answers with."""
-    from torch import nn  # noqa: PLC0415
+    from torch import nn
 
     class Unpacked(nn.Module):
         def __init__(self) -> None:
@@ -160,7 +160,7 @@ def _Unpacked(inner: Any, key: str) -> nn.Module:  # noqa: N802 - a class, made 
 
 def _randomise(model: nn.Module) -> None:
     """Give normalisations something to do, and wake what starts at nothing."""
-    import torch  # noqa: PLC0415
+    import torch
 
     generator = torch.Generator().manual_seed(1)
 
@@ -198,7 +198,7 @@ def _is_flat(parameter: Any) -> bool:
 
 def export(entry: Entry, path: Path, exporter: str) -> None:
     """Write one model; the batch is dynamic where that exports."""
-    import torch  # noqa: PLC0415
+    import torch
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -228,7 +228,7 @@ def export(entry: Entry, path: Path, exporter: str) -> None:
 
 
 def _write(model: nn.Module, example: Any, path: Path, exporter: str, *, dynamic: bool, keep: bool) -> None:
-    import torch  # noqa: PLC0415
+    import torch
 
     common: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"], "verbose": False}
     if exporter == "dynamo":
@@ -245,7 +245,7 @@ def _write(model: nn.Module, example: Any, path: Path, exporter: str, *, dynamic
 
 def _rename_external(path: Path, data: Path) -> None:
     """Write a model again whose weights came as a second file, so that the two names agree."""
-    import onnx  # noqa: PLC0415
+    import onnx
 
     model = onnx.load(path)
     data.unlink()
