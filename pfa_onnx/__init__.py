@@ -27,11 +27,13 @@ __all__ = [
     "analyze",
     "check",
     "prune",
+    "rule",
 ]
 
 if TYPE_CHECKING:
     from pfa_onnx.api import analyze, check, prune
     from pfa_onnx.errors import PfaError
+    from pfa_onnx.graph.ops import rule
     from pfa_onnx.options import DataOptions, Hooks, PlanOptions
     from pfa_onnx.recipe import Method
     from pfa_onnx.results import CheckReport, LayerResult, Report
@@ -44,6 +46,7 @@ _HOMES = {
     "DataOptions": "options",
     "Hooks": "options",
     "PlanOptions": "options",
+    "rule": "graph.ops",
     "Method": "recipe",
     "CheckReport": "results",
     "LayerResult": "results",

@@ -27,6 +27,7 @@ from pfa_onnx.steps import apply
 from pfa_onnx.steps.apply import check_target, cut_copy, embed_recipe, model_bytes, write
 from pfa_onnx.steps.compare import compare
 from pfa_onnx.steps.decide import Decider, Decision
+from pfa_onnx.steps.latency import latency_ratio
 from pfa_onnx.steps.measure import Measured, describe_model, glimpse, measure, recall
 from pfa_onnx.steps.replay import read_recipe
 
@@ -56,7 +57,7 @@ def analyze(
     if save_stats is not None:
         write_stats(save_stats, measured.stats)
     with clock("decide"):
-        decider = Decider(measured, plan or PlanOptions(), hooks)
+        decider = Decider(measured, plan or PlanOptions(), hooks, timed=lambda: latency_ratio(measured, data))
         decision = decider.decide(method or KL)
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
@@ -97,7 +98,8 @@ def prune(
     if save_stats is not None:
         write_stats(save_stats, measured.stats)
     with clock("decide"):
-        decider = Decider(measured, plan or PlanOptions(), hooks, replays=recipe is not None)
+        timed = lambda: latency_ratio(measured, data)  # noqa: E731 - the original is loaded only if it is timed
+        decider = Decider(measured, plan or PlanOptions(), hooks, timed=timed, replays=recipe is not None)
         decision = decider.replay(*read_recipe(recipe)) if recipe else decider.decide(method or KL)
     with clock("cut"):
         small = cut_copy(graph, decision.edits)

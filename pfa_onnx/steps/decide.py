@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -41,7 +41,17 @@ class Decision:
 class Decider:
     """Decides for one measured model; spectra and orders are computed once and serve every tau."""
 
-    def __init__(self, measured: Measured, options: PlanOptions, hooks: Hooks, *, replays: bool = False) -> None:
+    def __init__(
+        self,
+        measured: Measured,
+        options: PlanOptions,
+        hooks: Hooks,
+        *,
+        timed: Callable[[], Callable[[Edits], float]] | None = None,
+        replays: bool = False,
+    ) -> None:
+        """Settle what may go. timed: how run time is measured, if it is the target; replays: no data decides."""
+        self._timed = timed
         self.measured = measured
         self.options = options
         self.hooks = hooks
@@ -70,6 +80,10 @@ class Decider:
         """Return the recipe of a method; raises TargetError when no recipe reaches its target."""
         if method.name in {"params", "macs"}:
             method = self._search(method, self._closed_form(method.name))
+        elif method.name == "latency":
+            assert self._timed is not None
+            ratio = self._timed()
+            method = self._search(method, lambda keep: ratio(follow(self.trace, keep)))
         return self._decision(method)
 
     def _decision(self, method: Method) -> Decision:
@@ -188,11 +202,14 @@ class Decider:
     def _search(self, method: Method, ratio: Callable[[Mask], float]) -> Method:
         """Find the largest tau whose cut model costs at most the target (paper, section 3.2.1).
 
+        Run times are noisy and widths uneven: the search then ends at a tau whose model was measured to fit.
+
         The recipe is a step function of tau: it changes only where a layer's cumulative energy is reached.
         """
         assert method.target is not None
         steps = np.unique(np.concatenate([s.breakpoints() for s in self.spectra.values()] or [np.array([1.0])]))
 
+        @cache
         def cost(k: int) -> float:
             tried = replace(method, tau=float(steps[k]))
             return ratio(self.kept(tried, asked(self.spectra, tried)))

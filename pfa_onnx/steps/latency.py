@@ -1,0 +1,38 @@
+"""Latency as a cost: cut, run, and time against the original, pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from pfa_onnx.graph.edits import Edits
+from pfa_onnx.options import DataOptions
+from pfa_onnx.stats.compare import paired_latency
+from pfa_onnx.stats.session import Runner, batch_size_for
+from pfa_onnx.steps.apply import cut_copy
+from pfa_onnx.steps.measure import Measured
+from pfa_onnx.steps.serialized import runnable
+
+SECONDS = 1.0  # how long every candidate is timed
+
+
+def latency_ratio(measured: Measured, options: DataOptions) -> Callable[[Edits], float]:
+    """Return a function that gives the run time of a cut model over the original's, on the provider in use.
+
+    Both run the same inputs, those kept for the proof repeated up to the batch size, interleaved.
+    """
+    graph = measured.graph
+    size = batch_size_for(graph.inputs, options.batch_size)
+    feeds = {name: np.resize(array, (size, *array.shape[1:])) for name, array in measured.stats.inputs.items()}
+    assert graph.path is not None
+    original = Runner(graph.path, providers=options.providers)
+
+    def ratio(edits: Edits) -> float:
+        small = cut_copy(graph, edits)
+        with runnable(ir.to_proto(small.model), graph) as model:
+            pruned = Runner(model, providers=options.providers, external_dir=graph.directory)
+        return paired_latency(lambda: original.run(feeds), lambda: pruned.run(feeds), min_seconds=SECONDS).ratio
+
+    return ratio
