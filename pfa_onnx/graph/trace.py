@@ -7,7 +7,7 @@ the rows that must lose equally many, and what is frozen and why.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -102,6 +102,17 @@ class Tracer(Context):
             if str(value.name) in self.marks:
                 reason = Reason(f"is the graph output '{value.name}'", str(value.name))
                 self.labels.freeze(self.marks[str(value.name)].ids, reason)
+
+    def apply(self, rule: Callable[[Context], None]) -> None:
+        """Run one rule; a node that it cannot read is treated as if it had none."""
+        try:
+            rule(self)
+        except (ValueError, IndexError, KeyError, TypeError) as error:
+            self.blunt |= {self.index}
+            self._binds = {use: factors for use, factors in self._binds.items() if use[0] != self.index}
+            for i in self.activations():
+                self.freeze(self.mark(i).ids, f"is read by a {self.node.op_type} of unknown form ({error})")
+            self.opaque(f"is made by a {self.node.op_type} of unknown form")
 
     # --- what a rule declares ------------------------------------------------------------------------
 

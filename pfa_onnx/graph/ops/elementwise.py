@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pfa_onnx.graph import movement
-from pfa_onnx.graph.context import Context
+from pfa_onnx.graph.context import Context, Factor
 from pfa_onnx.graph.movement import Marked
 from pfa_onnx.graph.ops import computed, refuse_inputs, rule
 
@@ -33,6 +33,9 @@ def broadcast(c: Context) -> None:
     if c.attr("axis", None) is not None:
         refuse_inputs(c, "with an explicit broadcast axis (opset 6 or older)")
         return
+    if c.node.op_type == "PRelu" and c.graph.opset < 7:
+        _old_prelu(c)
+        return
     changing = c.activations()
     if not changing:
         computed(c)
@@ -53,6 +56,17 @@ def broadcast(c: Context) -> None:
             c.freeze_along(result, along, "is combined with values computed from shapes, one a channel")
             c.steady(i)
     c.out(result)
+
+
+def _old_prelu(c: Context) -> None:
+    """Until opset 7 a slope was one number, or one a channel of axis 1."""
+    x = c.mark(0)
+    if not c.is_constant(1):
+        refuse_inputs(c, "with a computed slope (opset 6 or older)")
+        return
+    if movement.size(c.operand_shape(1)) > 1:
+        c.bind(1, Factor(c.channels(x, 1)))
+    c.out(x)
 
 
 @rule("Clip", "Dropout")
