@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -110,10 +111,12 @@ def prune(
             proof = apply.prove(graph, small, decision.edits, measured.stats.inputs, data.providers)
     if init == "scratch":
         redraw(small, seed)
+        embed_recipe(small, decision, graph.sha256, redrawn=seed)
     with clock("write"):
         written = write(small, output)
     after = _size_after(small, decision, measured.probed, written)
-    return _report(measured, decision, after, clock, proof, output=output)
+    redrawn = seed if init == "scratch" else None
+    return replace(_report(measured, decision, after, clock, proof), output=output, redrawn=redrawn)
 
 
 def check(
@@ -140,15 +143,7 @@ def _size_after(small: Graph, decision: Decision, samples: int, written: int | N
     return Size(parameters(small), macs(small, shapes, samples), model_bytes(small) if written is None else written)
 
 
-def _report(
-    measured: Measured,
-    decision: Decision,
-    after: Size,
-    clock: _Clock,
-    proof: Proof | None = None,
-    *,
-    output: Path | None = None,
-) -> Report:
+def _report(measured: Measured, decision: Decision, after: Size, clock: _Clock, proof: Proof | None = None) -> Report:
     return Report(
         model=describe_model(measured.graph, measured.shapes, measured.probed),
         data=measured.data,
@@ -156,7 +151,6 @@ def _report(
         layers=tuple(_layer_results(measured, decision)),
         after=after,
         proof=proof,
-        output=output,
         timings=clock.seconds,
     )
 

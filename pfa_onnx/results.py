@@ -63,7 +63,10 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of `analyze` (nothing written, no proof) and of `prune`."""
+    """The outcome of `analyze` (nothing written, no proof) and of `prune`.
+
+    redrawn: the seed by which all weights were drawn anew after the proof, None when they were kept.
+    """
 
     model: ModelInfo
     data: DataInfo | None
@@ -72,6 +75,7 @@ class Report:
     after: Size | None
     proof: Proof | None = None
     output: Path | None = None
+    redrawn: int | None = None
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 

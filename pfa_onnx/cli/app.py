@@ -12,7 +12,7 @@ import click
 from pfa_onnx import __version__
 from pfa_onnx.cli import collect, files, params
 from pfa_onnx.cli.terminal import Terminal, show, width_of
-from pfa_onnx.errors import PfaError
+from pfa_onnx.errors import PfaError, UsageError
 
 if TYPE_CHECKING:
     from pfa_onnx.results import CheckReport, Report
@@ -144,9 +144,11 @@ def prune(ctx: click.Context, /, model: Path, **given: Any) -> int:
     """Remove channels of MODEL, prove the cut on real inputs, and write the smaller model."""
     collect.require_data(given, also=("stats", "recipe"))
     collect.refuse_idle_flags(ctx, given)
-    collect.check_recipe(given)
+    collect.check_recipe(ctx, given)
     method = collect.chosen_method(given)
     output = given["output"] or default_output(model)
+    if str(output) == "-":
+        raise UsageError("a model is not written to standard output", at="--output -", fix="name a file")
     run = Run(ctx, reads=(model, given["stats"], given["recipe"]), output=output)
     from pfa_onnx import pipeline  # noqa: PLC0415
 
@@ -166,13 +168,16 @@ def prune(ctx: click.Context, /, model: Path, **given: Any) -> int:
             hooks=terminal.hooks,
         )
     extra = "" if given["data"] is not None else f" --data {_source(report)}"
+    if given["init"] == "scratch":  # there is nothing to compare before it is trained
+        return run.finish(report, None)
     return run.finish(report, collect.next_command(ctx, check, (model, output), extra))
 
 
 def _source(report: Report) -> str:
-    """Return where the inputs in a statistics file came from, if they are still there."""
+    """Return where the inputs in a statistics file came from, if they are there and came as arrays, without options."""
     source = report.data.source if report.data is not None else ""
-    return shlex.quote(source) if source and Path(source).exists() else "DATA"
+    plain = report.data is not None and not report.data.preprocess
+    return shlex.quote(source) if source and plain and Path(source).exists() else "DATA"
 
 
 @app.command(

@@ -95,6 +95,7 @@ def require_data(given: Given, *, also: tuple[str, ...] = ()) -> None:
 def refuse_idle_flags(ctx: click.Context, given: Given) -> None:
     """Refuse flags that would do nothing, because the inputs that they are about are not read."""
     if given["data"] is not None:
+        _refuse_pictures(ctx, given)
         return
     for name in ("limit", "preprocess", *_PICTURES, "save_stats"):
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
@@ -103,7 +104,20 @@ def refuse_idle_flags(ctx: click.Context, given: Given) -> None:
             )
 
 
-def check_recipe(given: Given) -> None:
+def _refuse_pictures(ctx: click.Context, given: Given) -> None:
+    """Refuse to prepare what comes as arrays: it is fed as it is."""
+    data = str(given["data"])
+    if not data.endswith((".npy", ".npz")) and ".py:" not in data:
+        return
+    for name in ("preprocess", *_PICTURES):
+        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"{typed(name)} is for pictures, and {data} gives arrays",
+                fix=f"leave {typed(name)} out, and prepare the arrays as the model takes them",
+            )
+
+
+def check_recipe(ctx: click.Context, given: Given) -> None:
     """Refuse a prune without a method, and a recipe with one, or without a proof unless told so."""
     asked = [typed(name) for name in methods(given)]
     source = given["data"] is not None or given["stats"] is not None
@@ -120,6 +134,9 @@ def check_recipe(given: Given) -> None:
         raise UsageError(
             f"--recipe says which channels stay, and so does {(asked or ['--select'])[0]}", fix="give one of them"
         )
+    for name in ("include", "exclude", "round_to", "min_channels", "allow_few_samples"):
+        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise UsageError(f"--recipe says which channels stay, {typed(name)} cannot", fix="give one of them")
     if source and given["no_proof"]:
         raise UsageError("--no-proof is for a --recipe without data", fix="leave --no-proof out: the proof is quick")
     if not source and not given["no_proof"]:

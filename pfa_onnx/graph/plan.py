@@ -160,6 +160,27 @@ def _pin_rows(labels: Labels, trace: Trace, rows: Rows) -> None:
 # --- restoring ------------------------------------------------------------------------------------------
 
 
+def _share_out(trace: Trace, rows: Ints, keep: Mask, rank: Ints) -> None:
+    """Let every block lose equally many, if the same layers carry all of them; in place.
+
+    What was to go all in all is shared out, each block losing its own first ones: putting channels back until
+    the luckiest block is matched would keep far more than was asked for.
+    """
+    which, times = trace.carriers
+    labels = [np.unique(row) for row in rows]
+    every = np.concatenate(labels)
+    carried = which[every]
+    if len(rows) < 2 or len(np.unique(every)) < len(every) or carried[0] == 0 or (carried != carried[0]).any():
+        return
+    gone = int(times[every][~keep[every]].sum())
+    free = [row[rank[row] >= 0] for row in labels]
+    share = gone // int(sum(times[row].max() for row in labels))
+    share = min(share, *(len(row) for row in free), *(len(row) - 1 for row in labels))
+    for row in free:
+        keep[row] = True
+        keep[row[np.argsort(rank[row], kind="stable")[: max(share, 0)]]] = False
+
+
 @dataclass
 class _Restoring:
     keep: Mask
@@ -189,6 +210,8 @@ def legalise(trace: Trace, remove: Iterable[int], order: Ints, *, round_to: int 
     keep[[label for label in remove if label not in trace.frozen]] = False
     rank = np.full(trace.count, -1, dtype=np.int64)
     rank[order] = np.arange(len(order))
+    for block in trace.blocks:
+        _share_out(trace, block.ids, keep, rank)
     state = _Restoring(keep, rank)
     rows = trace.blocks
     changed = True

@@ -71,6 +71,25 @@ class Trace:
     blunt: frozenset[int] = frozenset()
 
     @cached_property
+    def carriers(self) -> tuple[Ints, Ints]:
+        """Which layers carry a label, and how often the first of them does, both [labels].
+
+        Two labels have the same number, 1 and up, if the same layers carry them; 0 is carried by none.
+        """
+        users: dict[int, list[int]] = {}
+        times = np.zeros(self.count, dtype=np.int64)
+        for k, traced in enumerate(self.layers):
+            labels, counts = np.unique(traced.layer.labels, return_counts=True)
+            times[labels] = np.where(times[labels] == 0, counts, times[labels])
+            for label in labels.tolist():
+                users.setdefault(label, []).append(k)
+        numbers: dict[tuple[int, ...], int] = {}
+        which = np.zeros(self.count, dtype=np.int64)
+        for label, layers in users.items():
+            which[label] = numbers.setdefault(tuple(layers), len(numbers) + 1)
+        return which, times
+
+    @cached_property
     def blocks(self) -> tuple[Rows, ...]:
         """All rows that must keep equally many, those of split axes included, each set once."""
         found: dict[bytes, Rows] = {}

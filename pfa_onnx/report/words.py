@@ -102,8 +102,10 @@ def tally(report: Report) -> str:
     return ", ".join(parts + [f"{rest} unchanged"] * bool(rest))
 
 
-def proof(found: Proof | None) -> str:
+def proof(found: Proof | None, redrawn: int | None = None) -> str:
     """Return what was proven; silence would look like a proof."""
+    if redrawn is not None:
+        return f"{proof(found)}; after that, all weights were drawn anew (seed {redrawn})"
     if found is None:
         return "proof: none; nothing was proven"
     outcome = "equals the masked original" if found.passed else "FAILED, differs from the masked original"

@@ -54,7 +54,8 @@ def _cast(array: Array, spec: InputSpec, at: str) -> Array:
                 fix=f"give {want} values",
             )
     if result.dtype.kind == "f" and np.isnan(result).any():
-        raise DataError("a sample has NaN in it", at=at)
+        broken = int(np.isnan(result.reshape(len(result), -1)).any(axis=1).argmax()) if result.ndim else 0
+        raise DataError(f"sample {broken} of a batch has NaN in it", at=at, fix="leave it out, or repair it")
     return result
 
 

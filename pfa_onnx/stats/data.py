@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Data = str | Path | Mapping[str, Any] | Array | Callable[[], Any] | Iterable[Any]
 
+UNNAMED = ""  # the key of an array that came alone
 LABELS_KEY = "labels"  # in a .npz or mapping, when no input has this name
 KINDS = "a folder of images, FILE.npy, FILE.npz or loader.py:function"
 
@@ -118,7 +119,7 @@ def open_data(
     if isinstance(data, Mapping):
         return ArrayData(data, inputs, source="arrays", limit=limit)
     if isinstance(data, np.ndarray):
-        return ArrayData({"array": data}, inputs, source="array", limit=limit)
+        return ArrayData({UNNAMED: data}, inputs, source="array", limit=limit)
     from pfa_onnx.stats.stream import open_stream  # noqa: PLC0415 - it builds on this module
 
     return open_stream(data, inputs, limit=limit)
@@ -201,7 +202,7 @@ def _take(array: Array, rows: Sequence[int]) -> Array:
 def _load(path: Path) -> Mapping[str, Array]:
     try:
         if path.suffix.lower() == ".npy":
-            return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
+            return {UNNAMED: np.load(path, mmap_mode="r", allow_pickle=False)}
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, KeyError, AttributeError, BadZipFile) as error:
@@ -215,11 +216,17 @@ def _match(
     found = {str(name): np.asanyarray(array) for name, array in arrays.items()}
     wanted = [spec.name for spec in inputs]
     labels = None if LABELS_KEY in wanted or len(found) < 2 else found.pop(LABELS_KEY, None)
-    if len(found) == len(wanted) == 1:
-        return {wanted[0]: next(iter(found.values()))}, labels
+    if set(found) == {UNNAMED}:
+        if len(wanted) > 1:
+            raise DataError(
+                f"one array without a name came, but the model has {len(wanted)} inputs: {', '.join(wanted)}",
+                at=source,
+                fix="give FILE.npz with an array for each input",
+            )
+        return {wanted[0]: found[UNNAMED]}, labels
     if set(found) != set(wanted):
         raise DataError(
-            f"the arrays are {', '.join(sorted(found)) or 'none'} but the inputs are {', '.join(sorted(wanted))}",
+            f"the arrays are {', '.join(sorted(found)) or 'none'} but the inputs are {', '.join(wanted)}",
             at=source,
             fix="name one array after each input, and no other but labels",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -110,8 +111,11 @@ def _flipped(before: Array, after: Array) -> float:
     return float(np.mean(before != after))
 
 
-def embed_recipe(small: Graph, decision: Decision, original_sha256: str) -> None:
-    """Store the recipe in the model's metadata: enough to cut the same channels elsewhere."""
+def embed_recipe(small: Graph, decision: Decision, original_sha256: str, *, redrawn: int | None = None) -> None:
+    """Store the recipe in the model's metadata: enough to cut the same channels elsewhere.
+
+    redrawn: the seed by which all weights were drawn anew, if they were.
+    """
     keep = {
         t.layer.output: {
             "channels": t.layer.channels,
@@ -122,13 +126,15 @@ def embed_recipe(small: Graph, decision: Decision, original_sha256: str) -> None
         for t in decision.trace.layers
     }
     method = {k: v for k, v in vars(decision.method).items() if v is not None}
-    content = {
+    content: dict[str, Any] = {
         "layers": keep,
         "method": method,
         "original_sha256": original_sha256,
         "schema": 1,
         "version": __version__,
     }
+    if redrawn is not None:
+        content["redrawn"] = redrawn
     small.model.metadata_props[METADATA_KEY] = json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
@@ -171,7 +177,8 @@ def write(small: Graph, output: Path) -> int:
 
 def _write_external(small: Graph, output: Path) -> int:
     """Protobuf cannot hold it: the weights lie beside the model, under a name that changes with them."""
-    data = output.with_name(f"{output.name}.{small.sha256[:8]}.data")
+    digest = hashlib.sha256(str(sorted(small.model.metadata_props.items())).encode()).hexdigest()
+    data = output.with_name(f"{output.name}.{digest[:8]}.data")
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         temporary = Path(folder) / output.name
         ir.save(small.model, temporary, external_data=data.name)

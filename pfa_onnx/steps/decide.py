@@ -68,6 +68,12 @@ class Decider:
             if traced.layer.output in moments:
                 found[traced.layer.output] = spectrum(moments[traced.layer.output].covariance)
             self.hooks.progress("spectra", k + 1, len(self.trace.layers))
+        still = [name for name, one in found.items() if one.channels > 1 and not one.eigenvalues.any()]
+        if still:
+            self.hooks.warn(
+                f"{len(still)} layers do not vary at all on this data, so that PFA keeps one channel of each, such as "
+                f"'{still[0]}': are the inputs what they should be?"
+            )
         return found
 
     @property
@@ -109,6 +115,15 @@ class Decider:
 
     def replay(self, method: Method, recipe: Kept) -> Decision:
         """Return the decision that a recipe holds; raises UsageError where it does not fit this model."""
+        unknown = sorted(set(recipe) - {t.layer.output for t in self.trace.layers})
+        if unknown:
+            raise UsageError(
+                f"the recipe has {len(unknown)} layers that this model has not, such as '{unknown[0]}'",
+                fix="use a recipe of the same architecture, exported with the same names",
+            )
+        missing = [t.layer.node for t in self.trace.layers if t.layer.output not in recipe]
+        if missing:
+            self.hooks.warn(f"{len(missing)} layers are not in the recipe and stay whole, such as '{missing[0]}'")
         keep = np.ones(self.trace.count, dtype=np.bool_)
         for traced in self.trace.layers:
             layer = traced.layer

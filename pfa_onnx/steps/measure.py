@@ -65,6 +65,8 @@ def measure(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
         for batch in prefetch(_chain(first, batches)):
             calibration.add(batch)
             seen += batch.count
+            if batch is not first:
+                kept = _more(kept, batch)
             hooks.progress("calibrate", seen, dataset.count)
     _report_skipped(dataset, hooks)
     require_two(dataset, seen)
@@ -226,6 +228,17 @@ def _kept(batch: Batch) -> dict[str, Array]:
     whole = sum(array.nbytes for array in batch.feeds.values())
     count = min(batch.count, KEPT_SAMPLES, max(1, KEPT_BYTES * batch.count // max(whole, 1)))
     return {name: array[:count].copy() for name, array in batch.feeds.items()}
+
+
+def _more(kept: dict[str, Array], batch: Batch) -> dict[str, Array]:
+    """Keep more samples for the proof while there are few, as with models of a fixed batch of one."""
+    have = len(next(iter(kept.values()), ()))
+    size = sum(array.nbytes for array in kept.values())
+    room = min(KEPT_SAMPLES - have, (KEPT_BYTES - size) * have // max(size, 1))
+    same = all(kept[name].shape[1:] == array.shape[1:] for name, array in batch.feeds.items())
+    if have == 0 or room <= 0 or not same:
+        return kept
+    return {name: np.concatenate([kept[name], array[:room]]) for name, array in batch.feeds.items()}
 
 
 def _rows(array: Array, count: int) -> Array:
