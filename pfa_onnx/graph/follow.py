@@ -28,9 +28,11 @@ class Follower(Context):
 
     def __init__(self, trace: Trace, keep: Mask) -> None:
         super().__init__(trace.graph, dict(trace.shapes), trace.blunt)
-        self.trace = trace
-        self.keep = keep
+        assert trace.raw is not None and trace.raw.roots is not None
+        self.trace = trace.raw  # every position by its own number: tied channels must not be mistaken for one another
+        self.keep = keep[trace.raw.roots]
         self.edits = Edits()
+        self._blocks_seen = (-1, 0)
         self._origins = Origins(self)
 
     def run(self) -> None:
@@ -58,7 +60,10 @@ class Follower(Context):
             if v is not None and str(v.name) in self.trace.marks
         ]
         bound = [f.ids.ravel() for (index, _), fs in self.trace.binds.items() if index == self.index for f in fs]
-        return Stuck(self.index, why, np.unique(np.concatenate([*read, *bound, np.empty(0, np.int64)])))
+        assert self.trace.roots is not None
+        return Stuck(
+            self.index, why, np.unique(self.trace.roots[np.concatenate([*read, *bound, np.empty(0, np.int64)])])
+        )
 
     def evaluated(self, inputs: Sequence[Array | None]) -> list[Array]:
         """Reuse what the first run computed where nothing changed."""
@@ -83,7 +88,10 @@ class Follower(Context):
 
     def same(self, one: Ints, other: Ints) -> None:
         try:
-            equal = bool((one == other).all())
+            a, b = np.broadcast_arrays(one, other)
+            assert self.trace.pairs is not None
+            known = self.trace.pairs.get(self.index, np.empty(0, np.int64))
+            equal = bool(((a == b) | np.isin(a.astype(np.int64) * 2**31 + b, known)).all())
         except ValueError:
             equal = False
         if not equal:
@@ -93,7 +101,14 @@ class Follower(Context):
         """Frozen labels were never removed."""
 
     def blocks(self, rows: Ints) -> None:
-        """Balance was established before the cut."""
+        """Balance was established before the cut; a grouped convolution also needs every block to hold its own."""
+        if self.node.op_type not in {"Conv", "ConvTranspose"}:
+            return
+        self._blocks_seen = (self.index, self._blocks_seen[1] + 1 if self._blocks_seen[0] == self.index else 0)
+        old = [r.ids for r in self.trace.rows if r.index == self.index][self._blocks_seen[1]]
+        for was, now in zip(old, rows.reshape(-1, rows.shape[-1]), strict=True):
+            if not np.array_equal(np.sort(was[self.keep[was]]), np.sort(now)):
+                raise self.stuck("reads channels that left their block")
 
     def born(self, i: int, axis: int) -> Ints:
         return self._kept(self.trace.births[self.index, i, axis])
@@ -244,6 +259,9 @@ class Follower(Context):
             if now % rest:
                 raise self.stuck("splits its channels into blocks that are no longer equal")
             wanted[axis] = now // rest
+            lines = np.moveaxis(result.full(right), axis, -1).reshape(-1, shape[axis])
+            if (self.keep[lines].sum(axis=1) != wanted[axis]).any():
+                raise self.stuck("splits its channels into blocks that are no longer equal")
         return movement.reshape(new, tuple(wanted))
 
     def rewrite(self, i: int, wanted: Array) -> None:

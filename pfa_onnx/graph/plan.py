@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pfa_onnx.errors import InternalError
 from pfa_onnx.graph.edits import Mask, Stuck
 from pfa_onnx.graph.follow import follow
 from pfa_onnx.graph.labels import Labels, varying
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.graph.movement import shrink
-from pfa_onnx.graph.trace import Rows, Trace, Tracer
+from pfa_onnx.graph.trace import Rows, Trace, Tracer, split_rows
 from pfa_onnx.recipe import Ints, Reason
 
 _REHEARSALS = (
@@ -44,6 +45,10 @@ def settle(graph: Graph, shapes: dict[str, tuple[int, ...]], extra: Iterable[tup
         try:
             return _settled(graph, shapes, dict(extra), blunt)
         except _Hopeless as hopeless:
+            if hopeless.index in blunt:
+                node = graph.nodes[hopeless.index]
+                at = str(node.name or node.outputs[0].name)
+                raise InternalError(f"{node.op_type} cannot follow although all it reads stays", at=at) from hopeless
             blunt |= {hopeless.index}
 
 
@@ -63,7 +68,7 @@ def _settled(
     for traced in tracer.finish().layers:
         if traced.layer.output in extra:
             tracer.labels.freeze(traced.layer.labels, extra[traced.layer.output])
-    tied: set[int] = set()
+    tied = _tie_crossed(tracer)
     while True:
         trace = _pinned(tracer)
         try:
@@ -74,6 +79,30 @@ def _settled(
                 raise _Hopeless(stuck.index) from stuck
         else:
             return trace
+
+
+def _tie_crossed(tracer: Tracer) -> set[int]:
+    """Put blocks in lockstep whose channels are regrouped later, as behind a shuffle; return which splits these are.
+
+    Blocks that lose different channels come out of a shuffle in another order: the pieces behind it would no longer
+    hold what they held.
+    """
+    trace = tracer.finish()
+    crossed = set()
+    for k, split in enumerate(trace.splits):
+        rows = split_rows(split.ids)
+        if rows is None or len(rows) < 2 or (rows == rows[0]).all():
+            continue
+        home = np.full(trace.count, -1, dtype=np.int64)
+        home[rows] = np.arange(len(rows))[:, None]
+        for block in trace.blocks:
+            homes = home[block.ids]
+            low = np.where(homes < 0, len(rows), homes).min(axis=1)
+            if (homes.max(axis=1) > low).any():
+                crossed.add(k)
+                _lockstep(tracer.labels, split.ids)
+                break
+    return crossed
 
 
 def _random_plan(trace: Trace, share: float, seed: int) -> Mask:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -69,6 +69,9 @@ class Trace:
     values: Mapping[str, Array]
     count: int
     blunt: frozenset[int] = frozenset()
+    roots: Ints | None = None
+    pairs: Mapping[int, Ints] | None = None
+    raw: Trace | None = None
 
     @cached_property
     def carriers(self) -> tuple[Ints, Ints]:
@@ -93,7 +96,7 @@ class Trace:
     def blocks(self) -> tuple[Rows, ...]:
         """All rows that must keep equally many, those of split axes included, each set once."""
         found: dict[bytes, Rows] = {}
-        splits = [(_split_rows(split.ids), split.index) for split in self.splits]
+        splits = [(split_rows(split.ids), split.index) for split in self.splits]
         for ids, index in [(r.ids, r.index) for r in self.rows] + [(ids, i) for ids, i in splits if ids is not None]:
             key = ids.tobytes() + str(ids.shape).encode()
             if key not in found:
@@ -111,6 +114,7 @@ class Tracer(Context):
         self._binds: dict[Use, tuple[Factor, ...]] = {}
         self._births: dict[Any, Ints] = {}
         self._rows: list[Rows] = []
+        self._pairs: dict[int, Ints] = {}
         self._splits: list[Split] = []
         self._layers: list[tuple[int, int, Ints, int]] = []
 
@@ -136,6 +140,9 @@ class Tracer(Context):
     # --- what a rule declares ------------------------------------------------------------------------
 
     def same(self, one: Ints, other: Ints) -> None:
+        a, b = np.broadcast_arrays(one, other)
+        codes = np.unique(a.astype(np.int64) * 2**31 + b)
+        self._pairs[self.index] = np.union1d(self._pairs.get(self.index, np.empty(0, np.int64)), codes)
         self.labels.same(one, other)
 
     def freeze(self, ids: Ints, why: str) -> None:
@@ -227,23 +234,28 @@ class Tracer(Context):
     # --- what was learned ----------------------------------------------------------------------------
 
     def finish(self) -> Trace:
-        """Return the trace as it stands, with every label replaced by its root."""
+        """Return the trace as it stands: labels that move together are one number; in `raw` each keeps its own."""
         roots = self.labels.roots()
         frozen = self.labels.frozen()
-        factors = {u: tuple(Factor(roots[f.ids], f.role) for f in fs) for u, fs in self._binds.items()}
+        return replace(self._as(roots, frozen), raw=self._as(np.arange(len(roots)), frozen, roots))
+
+    def _as(self, to: Ints, frozen: Mapping[int, tuple[Reason, ...]], roots: Ints | None = None) -> Trace:
+        factors = {u: tuple(Factor(to[f.ids], f.role) for f in fs) for u, fs in self._binds.items()}
         return Trace(
             graph=self.graph,
             shapes=self.shapes,
-            marks={name: Marked(roots[m.ids], m.shape, m.axes) for name, m in self.marks.items()},
+            marks={name: Marked(to[m.ids], m.shape, m.axes) for name, m in self.marks.items()},
             binds=factors,
-            births={key: roots[ids] for key, ids in self._births.items()},
-            rows=tuple(Rows(roots[r.ids], r.index) for r in self._rows),
-            splits=tuple(Split(roots[s.ids], s.index) for s in self._splits),
-            layers=self._finished_layers(roots, frozen),
+            births={key: to[ids] for key, ids in self._births.items()},
+            rows=tuple(Rows(to[r.ids], r.index) for r in self._rows),
+            splits=tuple(Split(to[s.ids], s.index) for s in self._splits),
+            layers=self._finished_layers(to, frozen) if roots is None else (),
             frozen=frozen,
             values=dict(self.values),
-            count=len(roots),
+            count=len(to),
             blunt=self.blunt,
+            roots=roots,
+            pairs=dict(self._pairs),
         )
 
     def _finished_layers(self, roots: Ints, frozen: Mapping[int, tuple[Reason, ...]]) -> tuple[Traced, ...]:
@@ -278,7 +290,7 @@ def coupled_sets(labels: Sequence[Ints], frozen: Mapping[int, object]) -> list[i
     return [numbers.get(root) for root in roots]
 
 
-def _split_rows(ids: Ints) -> Ints | None:
+def split_rows(ids: Ints) -> Ints | None:
     """Return the rows of a split, [rows, n]: it shrinks along the last axis that labels vary along."""
     axes = varying(movement.shrink(ids))
     if not axes:
