@@ -28,7 +28,8 @@ class Follower(Context):
 
     def __init__(self, trace: Trace, keep: Mask) -> None:
         super().__init__(trace.graph, dict(trace.shapes), trace.blunt)
-        assert trace.raw is not None and trace.raw.roots is not None
+        assert trace.raw is not None
+        assert trace.raw.roots is not None
         self.trace = trace.raw  # every position by its own number: tied channels must not be mistaken for one another
         self.keep = keep[trace.raw.roots]
         self.edits = Edits()
@@ -60,10 +61,9 @@ class Follower(Context):
             if v is not None and str(v.name) in self.trace.marks
         ]
         bound = [f.ids.ravel() for (index, _), fs in self.trace.binds.items() if index == self.index for f in fs]
+        labels = np.concatenate([*read, *bound, np.empty(0, np.int64)])
         assert self.trace.roots is not None
-        return Stuck(
-            self.index, why, np.unique(self.trace.roots[np.concatenate([*read, *bound, np.empty(0, np.int64)])])
-        )
+        return Stuck(self.index, why, np.unique(self.trace.roots[labels]))
 
     def evaluated(self, inputs: Sequence[Array | None]) -> list[Array]:
         """Reuse what the first run computed where nothing changed."""

@@ -82,20 +82,21 @@ def _settled(
 
 
 def _tie_crossed(tracer: Tracer) -> set[int]:
-    """Put blocks in lockstep whose channels are regrouped later, as behind a shuffle; return which splits these are.
+    """Put blocks in lockstep whose channels a grouped convolution regroups, as behind a shuffle; return these splits.
 
-    Blocks that lose different channels come out of a shuffle in another order: the pieces behind it would no longer
-    hold what they held.
+    Blocks that lose different channels come out of a shuffle in another order: the groups behind it would no longer
+    hold what they held. (Pieces of a Split have free sizes, and are left to the rehearsals.)
     """
     trace = tracer.finish()
     crossed = set()
+    grouped = [b for b in trace.blocks if tracer.graph.nodes[b.index].op_type in {"Conv", "ConvTranspose"}]
     for k, split in enumerate(trace.splits):
         rows = split_rows(split.ids)
         if rows is None or len(rows) < 2 or (rows == rows[0]).all():
             continue
         home = np.full(trace.count, -1, dtype=np.int64)
         home[rows] = np.arange(len(rows))[:, None]
-        for block in trace.blocks:
+        for block in grouped:
             homes = home[block.ids]
             low = np.where(homes < 0, len(rows), homes).min(axis=1)
             if (homes.max(axis=1) > low).any():

@@ -55,7 +55,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Trace:
-    """What the first run learned. All label arrays hold roots: equal numbers move together."""
+    """What the first run learned. All label arrays hold roots: equal numbers move together.
+
+    raw: the same with a number of its own for every position that was ever labelled, for the second run, which must
+    not take two channels for one another because they move together. In it, `roots` leads back, and `pairs` holds,
+    by node, which positions a rule said are the same.
+    """
 
     graph: Graph
     shapes: Mapping[str, tuple[int, ...]]

@@ -19,7 +19,7 @@ import numpy as np
 
 from pfa_onnx.errors import DataError, PfaError, UsageError
 from pfa_onnx.stats.conform import conform
-from pfa_onnx.stats.data import ArrayData, Batch, Dataset, rebatch
+from pfa_onnx.stats.data import UNNAMED, ArrayData, Batch, Dataset, rebatch
 
 if TYPE_CHECKING:
     from pfa_onnx.recipe import InputSpec
@@ -189,7 +189,7 @@ def _called(
     with _blame(source, file):
         first = function()
     if isinstance(first, np.ndarray):
-        first = {source: first}
+        first = {UNNAMED: first}
     if isinstance(first, Mapping):
         return ArrayData(first, inputs, source=source, limit=limit)
     if hasattr(first, "get_next") or not isinstance(first, Iterable):
