@@ -240,7 +240,7 @@ def legalise(trace: Trace, remove: Iterable[int], order: Ints, *, round_to: int 
     keep[[label for label in remove if label not in trace.frozen]] = False
     rank = np.full(trace.count, -1, dtype=np.int64)
     rank[order] = np.arange(len(order))
-    for block in trace.blocks:
+    for block in trace.lone_blocks:
         _share_out(trace, block.ids, keep, rank)
     state = _Restoring(keep, rank)
     rows = trace.blocks

@@ -98,6 +98,17 @@ class Trace:
         return which, times
 
     @cached_property
+    def lone_blocks(self) -> tuple[Rows, ...]:
+        """Blocks whose labels no other block groups in another way, as one behind a shuffle does."""
+        row_of: dict[int, bytes] = {}
+        shared: set[int] = set()
+        for block in self.blocks:
+            for row in block.ids:
+                key = np.unique(row).tobytes()
+                shared.update(label for label in row.tolist() if row_of.setdefault(label, key) != key)
+        return tuple(block for block in self.blocks if shared.isdisjoint(block.ids.ravel().tolist()))
+
+    @cached_property
     def blocks(self) -> tuple[Rows, ...]:
         """All rows that must keep equally many, those of split axes included, each set once."""
         found: dict[bytes, Rows] = {}
