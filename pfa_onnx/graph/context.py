@@ -249,6 +249,15 @@ class Context(Declarations):
         ids = self.uniform(lifted, [a for a in lifted.axes if padded[a] == 1])
         self.bind(i, Factor(ids.reshape(ids.shape[missing:])))
 
+    def plus(self, i: int, x: Marked) -> Marked:
+        """Return `x` after operand `i`, if it is given, is combined with it: a constant follows, an activation joins."""
+        if not self.has(i):
+            return x
+        if self.is_constant(i):
+            self.follow(i, x)
+            return x
+        return self.join([x, self.mark(i)])
+
     def join(self, marks: Sequence[Marked]) -> Marked:
         """Return the labels of an element-wise result: aligned labels are the same.
 

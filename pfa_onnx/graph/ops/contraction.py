@@ -113,12 +113,7 @@ def gemm(c: Context) -> None:
     else:
         refuse_inputs(c, "of two activations")
         return
-    if c.has(2):
-        name = str(c.node.outputs[0].name)
-        if c.is_constant(2):
-            c.follow(2, c.marks[name])
-        else:
-            c.out(c.join([c.marks[name], c.mark(2)]))
+    c.out(c.plus(2, c.marks[str(c.node.outputs[0].name)]))
 
 
 @rule("MatMul")
