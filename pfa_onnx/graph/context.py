@@ -250,7 +250,7 @@ class Context(Declarations):
         self.bind(i, Factor(ids.reshape(ids.shape[missing:])))
 
     def plus(self, i: int, x: Marked) -> Marked:
-        """Return `x` after operand `i`, if it is given, is combined with it: a constant follows, an activation joins."""
+        """Return `x` combined with operand `i`, if it is given: a constant follows, an activation joins."""
         if not self.has(i):
             return x
         if self.is_constant(i):
