@@ -36,13 +36,18 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """Which layers may lose channels, and to what width."""
+    """Which layers may lose channels, and to what width.
+
+    through_norm: channels that a normalisation runs over may go too; it then runs over the kept ones only, so that
+    the result is no longer what the original computes without them, and wants fine-tuning.
+    """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     round_to: int = 1
     min_channels: int = 1
     allow_few_samples: bool = False
+    through_norm: bool = False
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,11 @@ def prune(
         write_stats(save_stats, measured.stats)
     with clock("decide"):
         timed = lambda: latency_ratio(measured, data)  # noqa: E731 - the original is loaded only if it is timed
+        replayed = read_recipe(recipe) if recipe else None
+        if replayed is not None:
+            plan = replace(plan or PlanOptions(), through_norm=replayed.through_norm)
         decider = Decider(measured, plan or PlanOptions(), hooks, timed=timed, replays=recipe is not None)
-        decision = decider.replay(*read_recipe(recipe)) if recipe else decider.decide(method or KL)
+        decision = decider.replay(replayed) if replayed else decider.decide(method or KL)
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
         embed_recipe(small, decision, graph.sha256)
@@ -151,6 +154,7 @@ def _report(measured: Measured, decision: Decision, after: Size, clock: _Clock, 
         layers=tuple(_layer_results(measured, decision)),
         after=after,
         proof=proof,
+        through_norm=decision.trace.through_norm,
         timings=clock.seconds,
     )
 

@@ -66,6 +66,7 @@ class Report:
     """The outcome of `analyze` (nothing written, no proof) and of `prune`.
 
     redrawn: the seed by which all weights were drawn anew after the proof, None when they were kept.
+    through_norm: whether normalisations may run over the kept channels only.
     """
 
     model: ModelInfo
@@ -76,6 +77,7 @@ class Report:
     proof: Proof | None = None
     output: Path | None = None
     redrawn: int | None = None
+    through_norm: bool = False
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 

@@ -16,9 +16,10 @@ import onnx_ir as ir
 from pfa_onnx.graph.cut import cut
 from pfa_onnx.graph.edits import Mask
 from pfa_onnx.graph.follow import follow
+from pfa_onnx.graph.masking import masked
 from pfa_onnx.graph.model import load
 from pfa_onnx.graph.plan import legalise, removable, settle
-from pfa_onnx.graph.taps import masked, probe
+from pfa_onnx.graph.taps import probe
 from pfa_onnx.graph.trace import Trace
 from pfa_onnx.stats.compare import relative_error
 from pfa_onnx.stats.session import Runner
@@ -52,10 +53,10 @@ def shapes_of(path: Path, feeds: Feeds) -> dict[str, tuple[int, ...]]:
     return shapes | {spec.name: feeds[spec.name].shape for spec in graph.inputs}
 
 
-def settle_model(model: onnx.ModelProto | Path, feeds: Feeds) -> Trace:
+def settle_model(model: onnx.ModelProto | Path, feeds: Feeds, *, through_norm: bool = False) -> Trace:
     """Trace a model, with shapes learned from these feeds, until random cuts can be followed everywhere."""
     path = saved(model)
-    return settle(load(path), shapes_of(path, feeds))
+    return settle(load(path), shapes_of(path, feeds), through_norm=through_norm)
 
 
 def cut_model(trace: Trace, keep: Mask) -> onnx.ModelProto:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from networks import NETWORKS, exports, feeds
@@ -23,6 +24,8 @@ from pfa_onnx.graph.context import Context
 from pfa_onnx.graph.cost import parameters
 from pfa_onnx.graph.model import load
 from pfa_onnx.graph.ops import RULES
+from pfa_onnx.recipe import Method
+from pfa_onnx.report import as_json
 from pfa_onnx.stats.statsfile import load_stats, merge_stats, save_stats
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +64,29 @@ def test_kl_prunes_every_export_and_proves_it(path: Path, tmp_path: Path) -> Non
     stored = json.loads({p.key: p.value for p in onnx.load(out).metadata_props}["pfa_onnx.recipe"])
     assert stored["original_sha256"] == digest(path)
     assert {k: v["keep"] for k, v in stored["layers"].items()} == {la.output: list(la.keep) for la in report.layers}
+
+
+def test_through_norm_prunes_the_spine_and_a_replay_of_it_does_too(tmp_path: Path) -> None:
+    path = next(p for p in exports() if p.stem == "vit.ts")
+    data, out, again = data_for(path, 40), tmp_path / "small.onnx", tmp_path / "again.onnx"
+    half = Method("uniform", ratio=0.5)
+    plain = pfa_onnx.prune(path, data, half, pfa_onnx.PlanOptions(allow_few_samples=True), output=out)
+    assert not plain.through_norm
+    plan = pfa_onnx.PlanOptions(allow_few_samples=True, through_norm=True)
+    report = pfa_onnx.prune(path, data, half, plan, output=out)
+    assert report.through_norm
+    assert report.proof is not None
+    assert report.proof.passed
+    assert plain.after is not None
+    assert report.after is not None
+    assert report.after.params < 0.6 * plain.after.params
+    assert json.loads(ir.load(out).metadata_props["pfa_onnx.recipe"])["through_norm"] is True
+
+    recipe = tmp_path / "report.json"
+    recipe.write_text(as_json.render(report))
+    replayed = pfa_onnx.prune(path, data, recipe=recipe, output=again)
+    assert replayed.through_norm
+    assert parameters(load(again)) == parameters(load(out))
 
 
 @pytest.mark.parametrize(

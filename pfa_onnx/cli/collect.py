@@ -46,7 +46,7 @@ def data_options(given: Given) -> DataOptions:
 
 def plan_options(given: Given) -> PlanOptions:
     """Return which layers may lose channels."""
-    names = ("include", "exclude", "round_to", "min_channels", "allow_few_samples")
+    names = ("include", "exclude", "round_to", "min_channels", "allow_few_samples", "through_norm")
     return PlanOptions(**{name: given[name] for name in names})
 
 
@@ -134,7 +134,7 @@ def check_recipe(ctx: click.Context, given: Given) -> None:
         raise UsageError(
             f"--recipe says which channels stay, and so does {(asked or ['--select'])[0]}", fix="give one of them"
         )
-    for name in ("include", "exclude", "round_to", "min_channels", "allow_few_samples"):
+    for name in ("include", "exclude", "round_to", "min_channels", "allow_few_samples", "through_norm"):
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise UsageError(f"--recipe says which channels stay, {typed(name)} cannot", fix="give one of them")
     if source and given["no_proof"]:

@@ -178,6 +178,12 @@ layers = _together(
     _option(
         "--allow-few-samples", section=_LAYERS, is_flag=True, help="Prune layers with more channels than samples too."
     ),
+    _option(
+        "--through-norm",
+        section=_LAYERS,
+        is_flag=True,
+        help="Prune what LayerNorm and its kin run over too; fine-tune after it.",
+    ),
 )
 
 stats = _together(

@@ -11,7 +11,7 @@ stay, what is cut along with what, and sets the labels of its outputs. It runs t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -25,6 +25,8 @@ from pfa_onnx.recipe import Ints
 
 __all__ = ["Array", "Context", "Factor", "Use"]
 
+Taking = Literal["all", "sums", "statistics"]
+
 # Shapes and indices computed inside the graph are small; anything larger is data.
 SMALL = 4096
 
@@ -32,9 +34,17 @@ SMALL = 4096
 class Context(Declarations):
     """One run of all rules over a graph. `node` is the one whose rule is running."""
 
-    def __init__(self, graph: Graph, shapes: dict[str, tuple[int, ...]], blunt: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        shapes: dict[str, tuple[int, ...]],
+        blunt: frozenset[int] = frozenset(),
+        *,
+        through_norm: bool = False,
+    ) -> None:
         self.graph = graph
         self.blunt = blunt  # nodes to be treated as if they had no rule
+        self.through_norm = through_norm  # normalisations may run over the kept channels only
         self.shapes = shapes
         self.marks: dict[str, Marked] = {}
         self.values: dict[str, Array] = {}
@@ -205,19 +215,27 @@ class Context(Declarations):
             self.same(x.ids, first)
         return first
 
-    def mixed(self, x: Marked, axes: Sequence[int], how: str) -> Marked:
+    def mixed(self, x: Marked, axes: Sequence[int], how: str, taking: Taking = "all") -> Marked:
         """Say that positions along these axes enter each other's results; returns the labels as they then are.
 
         Where labels vary along another axis too, what lies along these leaves together, as the branches of a
-        split attention do; otherwise every position is needed.
+        split attention do. Otherwise it depends on what the operator does with its first input's positions, `taking`:
+        it needs "all" of them; "sums" them, so that a removed one is a zero like any other that a contraction reads;
+        or takes "statistics" of them, which may run over the kept ones only where the user allows that.
         """
         along = [a for a in x.axes if a in axes]
         if not along:
             return x
-        if x.axes[-1] in along:
-            self.freeze(x.ids, f"is {how} over its channels by {self.node.op_type}")
+        last = x.axes[-1]
+        if last not in along:
+            return Marked(self.uniform(x, along), x.shape, tuple(a for a in x.axes if a not in along))
+        if taking == "all" or (taking == "statistics" and not self.through_norm):
+            hint = " (--through-norm prunes it)" if taking == "statistics" else ""
+            self.freeze(x.ids, f"is {how} over its channels by {self.node.op_type}{hint}")
             return x
-        return Marked(self.uniform(x, along), x.shape, tuple(a for a in x.axes if a not in along))
+        self.blocks(np.moveaxis(x.ids, last, -1))
+        self.summed(0) if taking == "sums" else self.narrowed(0)
+        return x
 
     def freeze_along(self, x: Marked, axes: Sequence[int], why: str) -> None:
         """Freeze the labels of a tensor if they vary along any of the axes."""

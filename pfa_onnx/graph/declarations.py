@@ -61,6 +61,10 @@ class Declarations(ABC):
         """Say that activation `i` is summed over along an axis that its labels vary along (for the proof)."""
 
     @abstractmethod
+    def narrowed(self, i: int) -> None:
+        """Say that the node's statistics of activation `i` run over the kept channels only (for the proof)."""
+
+    @abstractmethod
     def layer(self, i: int, made: Ints, axis: int) -> None:
         """Say that the node is a layer: its weight is operand `i`, its channels lie along output axis `axis`."""
 

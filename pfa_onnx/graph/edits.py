@@ -37,12 +37,25 @@ class Gather:
     steps: Steps
 
 
+@dataclass(frozen=True)
+class Narrowed:
+    """A statistic that runs over the kept positions only.
+
+    kept: which ones, broadcastable to the input's shape; along its last varying axis every row keeps equally many.
+    passes: the output has these positions too, as a normalisation's has and a mean's has not.
+    """
+
+    kept: Mask
+    passes: bool
+
+
 @dataclass
 class Edits:
     """All changes to the graph: what the cut applies, and nothing else.
 
     shapes: of changed tensors, in the traced run; extents: of these, the axes that changed.
-    reads and sums are for the proof: what contractions read of removed channels, in constants and in activations.
+    reads and sums are for the proof: what contractions read of removed channels, in constants and in activations;
+    so is narrowed: which positions statistics are taken of.
     """
 
     gathers: dict[Use, Gather] = field(default_factory=dict)
@@ -52,6 +65,7 @@ class Edits:
     extents: dict[str, dict[int, int]] = field(default_factory=dict)
     reads: dict[Use, tuple[tuple[tuple[int, ...], Mask], ...]] = field(default_factory=dict)
     sums: dict[Use, Mask] = field(default_factory=dict)
+    narrowed: dict[Use, Narrowed] = field(default_factory=dict)
 
 
 def gather_step(array: Array, axes: tuple[int, ...], at: Ints, extents: tuple[int, ...]) -> Array:

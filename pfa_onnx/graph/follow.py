@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Array, Context, Factor
-from pfa_onnx.graph.edits import Edits, Gather, Mask, Stuck, gather_step
+from pfa_onnx.graph.edits import Edits, Gather, Mask, Narrowed, Stuck, gather_step
 from pfa_onnx.graph.labels import match, varying
 from pfa_onnx.graph.movement import Marked
 from pfa_onnx.graph.origin import Origins
@@ -27,7 +27,7 @@ class Follower(Context):
     """One run with removed labels. keep: [labels], True for those that stay."""
 
     def __init__(self, trace: Trace, keep: Mask) -> None:
-        super().__init__(trace.graph, dict(trace.shapes), trace.blunt)
+        super().__init__(trace.graph, dict(trace.shapes), trace.blunt, through_norm=trace.through_norm)
         assert trace.raw is not None
         assert trace.raw.roots is not None
         self.trace = trace.raw  # every position by its own number: tied channels must not be mistaken for one another
@@ -167,6 +167,12 @@ class Follower(Context):
         kept = self.keep[self._before(i).ids]
         if not kept.all():
             self.edits.sums[self.index, i] = kept
+
+    def narrowed(self, i: int) -> None:
+        kept = self.keep[self._before(i).ids]
+        if not kept.all():
+            passes = bool(self.trace.marks[str(self.node.outputs[0].name)].axes)
+            self.edits.narrowed[self.index, i] = Narrowed(kept, passes)
 
     def layer(self, i: int, made: Ints, axis: int) -> None:
         """Layers were found by the first run."""

@@ -34,16 +34,23 @@ _REHEARSALS = (
 )  # (share of labels removed, seed)
 
 
-def settle(graph: Graph, shapes: dict[str, tuple[int, ...]], extra: Iterable[tuple[str, Reason]] = ()) -> Trace:
+def settle(
+    graph: Graph,
+    shapes: dict[str, tuple[int, ...]],
+    extra: Iterable[tuple[str, Reason]] = (),
+    *,
+    through_norm: bool = False,
+) -> Trace:
     """Trace a model until random cuts can be followed at every node.
 
     shapes: the concrete shape of every tensor, from a run on a real sample.
     extra: (layer output, reason) of layers that must stay for reasons outside the graph.
+    through_norm: channels that a normalisation runs over may go too; it then runs over the kept ones only.
     """
     blunt: frozenset[int] = frozenset()
     while True:
         try:
-            return _settled(graph, shapes, dict(extra), blunt)
+            return _settled(Tracer(graph, shapes, blunt, through_norm=through_norm), dict(extra))
         except _Hopeless as hopeless:
             if hopeless.index in blunt:
                 node = graph.nodes[hopeless.index]
@@ -60,10 +67,7 @@ class _Hopeless(Exception):  # noqa: N818 - caught above: the node is treated as
         self.index = index
 
 
-def _settled(
-    graph: Graph, shapes: dict[str, tuple[int, ...]], extra: dict[str, Reason], blunt: frozenset[int]
-) -> Trace:
-    tracer = Tracer(graph, shapes, blunt)
+def _settled(tracer: Tracer, extra: dict[str, Reason]) -> Trace:
     tracer.run()
     for traced in tracer.finish().layers:
         if traced.layer.output in extra:

@@ -1,4 +1,4 @@
-"""Copies of a model for one run: to learn every shape, to pool every layer's response, to mask what was cut.
+"""Copies of a model for one run: to learn every shape, to pool every layer's response.
 
 They are never written. Where the taps stand in the node list decides the memory: onnxruntime schedules from the
 last leaf back, so that main nodes first and then the taps in reverse layer order let every response be freed
@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from pfa_onnx.graph.declarations import Use
-from pfa_onnx.graph.edits import Edits, Mask
 from pfa_onnx.graph.model import Graph
 
 if TYPE_CHECKING:
@@ -67,7 +64,7 @@ def tapped(graph: Graph, layers: Sequence[Traced]) -> tuple[onnx.ModelProto, dic
     proto = ir.to_proto(graph.model)
     taps = {traced.layer.output: f"pfa_onnx/response/{k}" for k, traced in enumerate(layers)}
     pooled = [_pool(traced, taps[traced.layer.output], graph.opset) for traced in layers]
-    _drop_unread(proto, taps)
+    drop_unread(proto, taps)
     for nodes in reversed(pooled):
         proto.graph.node.extend(nodes)
     _outputs(proto, [onnx.ValueInfoProto(name=tap) for tap in taps.values()])
@@ -89,75 +86,13 @@ def _pool(traced: Traced, tap: str, opset: int) -> list[onnx.NodeProto]:
     return [listed, helper.make_node("ReduceMax", [source, f"{tap}/axes"], [tap], name=tap, keepdims=0)]
 
 
-def masked(graph: Graph, edits: Edits) -> onnx.ModelProto:
-    """Return a copy in which everything that a contraction read of a removed channel is zero."""
-    proto = ir.to_proto(graph.model)
-    place = {id(node): k for k, node in enumerate(graph.model.graph)}
-    for use, gone in edits.reads.items():
-        _mask_constant(proto, graph, place, use, gone)
-    for (index, i), kept in edits.sums.items():
-        _mask_activation(proto, graph, place, (index, i), kept)
-    _drop_unread(proto, [value.name for value in proto.graph.output])
-    return proto
-
-
-def _mask_constant(
-    proto: onnx.ModelProto, graph: Graph, place: dict[int, int], use: Use, gone: Sequence[tuple[tuple[int, ...], Mask]]
-) -> None:
-    """Let one reader read a copy of its constant that is zero where a channel was removed."""
-    node, i = graph.nodes[use[0]], use[1]
-    value = node.inputs[i]
-    assert value is not None
-    maker = value.producer()
-    quantized = maker is not None and maker.op_type == "DequantizeLinear"
-    source = maker.inputs[0] if quantized and maker is not None else value
-    assert source is not None
-    array, zero = graph.array(source).copy(), np.zeros((), dtype=np.int64)
-    if quantized and maker is not None and len(maker.inputs) > 2 and maker.inputs[2] is not None:
-        axis = (maker.attributes["axis"].value if "axis" in maker.attributes else 1) % array.ndim
-        points = graph.array(maker.inputs[2])
-        zero = points.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
-    for axes, mask in gone:
-        shape = tuple(array.shape[a] if a in axes else 1 for a in range(array.ndim))
-        array = np.where(np.broadcast_to(mask.reshape(shape), array.shape), zero.astype(array.dtype), array)
-    name = f"pfa_onnx/masked/{use[0]}/{i}"
-    proto.graph.initializer.append(ir.to_proto(ir.Tensor(array, name=name)))
-    if proto.ir_version < 4:  # until then initializers had to be inputs too
-        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-        proto.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
-    if quantized and maker is not None:
-        copy = ir.serde.serialize_node(maker)
-        copy.name, copy.input[0], copy.output[0] = f"{name}/float", name, f"{name}/float"
-        proto.graph.node.append(copy)
-        name = copy.output[0]
-    proto.graph.node[place[id(node)]].input[i] = name
-
-
-def _mask_activation(proto: onnx.ModelProto, graph: Graph, place: dict[int, int], use: Use, kept: Mask) -> None:
-    """Multiply what a product of two activations reads by 0 where a channel was removed."""
-    node, i = graph.nodes[use[0]], use[1]
-    value = node.inputs[i]
-    assert value is not None
-    k = place[id(node)]
-    name = f"pfa_onnx/summed/{use[0]}/{i}"
-    read = proto.graph.node[k].input[i]
-    # Where and Sub take any type, so that the operand's need not be known
-    proto.graph.initializer.append(numpy_helper.from_array(kept, f"{name}/kept"))
-    if proto.ir_version < 4:  # until then initializers had to be inputs too
-        proto.graph.input.append(helper.make_tensor_value_info(f"{name}/kept", onnx.TensorProto.BOOL, kept.shape))
-    zero = helper.make_node("Sub", [read, read], [f"{name}/zero"], name=f"{name}/zero")
-    chosen = helper.make_node("Where", [f"{name}/kept", read, f"{name}/zero"], [name], name=name)
-    proto.graph.node[k].input[i] = name
-    proto.graph.node.extend([zero, chosen])
-
-
 def _outputs(proto: onnx.ModelProto, values: Iterable[onnx.ValueInfoProto]) -> None:
     del proto.graph.output[:]
     proto.graph.output.extend(values)
     del proto.graph.value_info[:]
 
 
-def _drop_unread(proto: onnx.ModelProto, wanted: Iterable[str]) -> None:
+def drop_unread(proto: onnx.ModelProto, wanted: Iterable[str]) -> None:
     """Drop the nodes and initializers that no wanted tensor depends on."""
     graph = proto.graph
     maker = {name: node for node in graph.node for name in node.output}

@@ -74,6 +74,7 @@ class Trace:
     values: Mapping[str, Array]
     count: int
     blunt: frozenset[int] = frozenset()
+    through_norm: bool = False
     roots: Ints | None = None
     pairs: Mapping[int, Ints] | None = None
     raw: Trace | None = None
@@ -123,8 +124,15 @@ class Trace:
 class Tracer(Context):
     """The run over the whole model; labels may still be merged and frozen after it."""
 
-    def __init__(self, graph: Graph, shapes: dict[str, tuple[int, ...]], blunt: frozenset[int] = frozenset()) -> None:
-        super().__init__(graph, shapes, blunt)
+    def __init__(
+        self,
+        graph: Graph,
+        shapes: dict[str, tuple[int, ...]],
+        blunt: frozenset[int] = frozenset(),
+        *,
+        through_norm: bool = False,
+    ) -> None:
+        super().__init__(graph, shapes, blunt, through_norm=through_norm)
         self.labels = Labels()
         self.labels.fresh(1)
         self._binds: dict[Use, tuple[Factor, ...]] = {}
@@ -182,6 +190,9 @@ class Tracer(Context):
 
     def summed(self, i: int) -> None:
         """Nothing has been removed: nothing is to be zeroed."""
+
+    def narrowed(self, i: int) -> None:
+        """Nothing has been removed: a statistic runs over all channels."""
 
     def layer(self, i: int, made: Ints, axis: int) -> None:
         self._layers.append((self.index, i, made, axis))
@@ -270,6 +281,7 @@ class Tracer(Context):
             values=dict(self.values),
             count=len(to),
             blunt=self.blunt,
+            through_norm=self.through_norm,
             roots=roots,
             pairs=dict(self._pairs),
         )

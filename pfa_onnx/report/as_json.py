@@ -56,6 +56,7 @@ def _report(report: Report) -> dict[str, Any]:
         "model": _model(report.model),
         "data": None if report.data is None else _data(report.data),
         "method": method_fields(report.method),
+        "through_norm": report.through_norm,
         "layers": [_layer(layer) for layer in report.layers],
         "after": None if report.after is None else asdict(report.after),
         "proof": None if proof is None else {**asdict(proof), "outputs": dict(proof.outputs)},

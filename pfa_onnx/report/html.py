@@ -73,7 +73,7 @@ def _report(report: Report) -> Iterable[str]:
     yield from _cards(tables.size_table(report))
     if report.output is not None:
         yield f"<p>{_text(words.tally(report))}</p>"
-        yield f"<p>{_text(words.proof(report.proof, report.redrawn))}</p>"
+        yield f"<p>{_text(words.proof(report))}</p>"
     yield from _warnings(report.warnings)
     yield "<h2>Layers</h2>"
     legend = (("kept", "stays"), ("held", "had to stay"), ("gone", "removed"))

@@ -24,7 +24,7 @@ def _report(report: Report) -> list[str | Table]:
         parts.append(_escape(words.data_line(report.data, ", ")))
     parts.append(tables.size_table(report))
     if pruned:
-        parts += [_escape(f"{words.tally(report)}. {words.proof(report.proof, report.redrawn)}.")]
+        parts += [_escape(f"{words.tally(report)}. {words.proof(report)}.")]
     parts += ["### Layers", tables.group_table(report)]
     frozen = tables.frozen_table(report)
     if frozen.rows:

@@ -71,7 +71,7 @@ def _pruned(report: Report, *, verbose: bool) -> list[str | Table]:
         *(_layers(report, verbose=True) if verbose else []),
         tables.size_table(report),
         words.tally(report) + hint,
-        words.proof(report.proof, report.redrawn),
+        words.proof(report),
         f"wrote {words.clean(str(report.output))}",
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pfa_onnx.recipe import Method, Proof, Size
+from pfa_onnx.recipe import Method, Size
 from pfa_onnx.report import numbers
 from pfa_onnx.results import CheckReport, DataInfo, Gate, ModelInfo, Report
 
@@ -102,15 +102,17 @@ def tally(report: Report) -> str:
     return ", ".join(parts + [f"{rest} unchanged"] * bool(rest))
 
 
-def proof(found: Proof | None, redrawn: int | None = None) -> str:
+def proof(report: Report) -> str:
     """Return what was proven; silence would look like a proof."""
-    if redrawn is not None:
-        return f"{proof(found)}; after that, all weights were drawn anew (seed {redrawn})"
+    drawn = "" if report.redrawn is None else f"; after that, all weights were drawn anew (seed {report.redrawn})"
+    found = report.proof
     if found is None:
-        return "proof: none; nothing was proven"
+        return f"proof: none; nothing was proven{drawn}"
     outcome = "equals the masked original" if found.passed else "FAILED, differs from the masked original"
+    if report.through_norm:
+        outcome += ", normalised over its kept channels only,"
     inputs = f"on {found.samples:,} input{'s' * (found.samples != 1)}"
-    return f"proof: {outcome} {inputs}, largest relative error {found.max_relative_error:.1e}"
+    return f"proof: {outcome} {inputs}, largest relative error {found.max_relative_error:.1e}{drawn}"
 
 
 # --- check ---

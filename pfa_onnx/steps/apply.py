@@ -19,8 +19,8 @@ from pfa_onnx import __version__
 from pfa_onnx.errors import InternalError, ModelError, ProofError, UsageError
 from pfa_onnx.graph.cut import cut
 from pfa_onnx.graph.edits import Edits
+from pfa_onnx.graph.masking import masked
 from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load
-from pfa_onnx.graph.taps import masked
 from pfa_onnx.recipe import Proof
 from pfa_onnx.stats.compare import relative_error
 from pfa_onnx.stats.session import Providers, Runner, fixed_batch
@@ -63,7 +63,7 @@ def prove(graph: Graph, small: Graph, edits: Edits, inputs: Mapping[str, Array],
     errors: dict[str, float] = {}
     worst, limit = 0.0, max((_TOLERANCE.get(d, 0.0) for d in _weight_types(graph)), default=0.0) or 1e-4
     # a product of activations may have the batch folded into an axis of its heads: as in the traced run, then
-    step = count or (1 if edits.sums else max(samples, 1))
+    step = count or (1 if edits.sums or edits.narrowed else max(samples, 1))
     for start in range(0, max(samples, 1), step):
         feeds = {name: _block(array, start, step) for name, array in inputs.items()}
         before, after = reference.run(feeds), pruned.run(feeds)
@@ -133,6 +133,8 @@ def embed_recipe(small: Graph, decision: Decision, original_sha256: str, *, redr
         "schema": 1,
         "version": __version__,
     }
+    if decision.trace.through_norm:
+        content["through_norm"] = True
     if redrawn is not None:
         content["redrawn"] = redrawn
     small.model.metadata_props[METADATA_KEY] = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -21,7 +21,7 @@ from pfa_onnx.recipe import Coupling, Ints, Method, Reason, Wish
 from pfa_onnx.stats.pfa import Spectrum, asked, spectrum
 from pfa_onnx.stats.selection import removal_orders, wish
 from pfa_onnx.steps.measure import Measured
-from pfa_onnx.steps.replay import Kept
+from pfa_onnx.steps.replay import Kept, Replayed
 
 ENOUGH_SAMPLES = 10  # samples a channel, below which the spectrum is noticeably underestimated
 
@@ -56,7 +56,7 @@ class Decider:
         self.options = options
         self.hooks = hooks
         held = {**measured.unmeasured, **self._left_out(), **({} if replays else self._too_few())}
-        self.trace = settle(measured.graph, measured.shapes, held.items())
+        self.trace = settle(measured.graph, measured.shapes, held.items(), through_norm=options.through_norm)
         self._orders: dict[tuple[str, int], tuple[Ints, ...]] = {}
 
     @cached_property
@@ -113,8 +113,9 @@ class Decider:
         round_to, minimum = self.options.round_to, self.options.min_channels
         return legalise(self.trace, wanted.remove, wanted.order, round_to=round_to, minimum=minimum)
 
-    def replay(self, method: Method, recipe: Kept) -> Decision:
+    def replay(self, replayed: Replayed) -> Decision:
         """Return the decision that a recipe holds; raises UsageError where it does not fit this model."""
+        recipe = replayed.kept
         unknown = sorted(set(recipe) - {t.layer.output for t in self.trace.layers})
         if unknown:
             raise UsageError(
@@ -141,7 +142,7 @@ class Decider:
         self._check_fits(keep, recipe)
         decision = follow(self.trace, keep)
         counts = {t.layer.output: int(keep[t.layer.labels].sum()) for t in self.trace.layers}
-        return Decision(self.trace, method, {}, counts, keep, decision)
+        return Decision(self.trace, replayed.method, {}, counts, keep, decision)
 
     def _check_fits(self, keep: Mask, recipe: Kept) -> None:
         order = np.flatnonzero(~keep)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,16 @@ SCHEMA = 1
 Kept = Mapping[str, tuple[int, tuple[int, ...]]]
 
 
-def read_recipe(path: Path) -> tuple[Method, Kept]:
+@dataclass(frozen=True)
+class Replayed:
+    """What a report decided: the method, what stays, and whether normalisations may run over the kept channels only."""
+
+    method: Method
+    kept: Kept
+    through_norm: bool = False
+
+
+def read_recipe(path: Path) -> Replayed:
     """Return what a report decided, and by which method; raises StatsError when it is no report of ours."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -26,8 +35,8 @@ def read_recipe(path: Path) -> tuple[Method, Kept]:
     return parse_recipe(text, str(path))
 
 
-def parse_recipe(text: str, at: str) -> tuple[Method, Kept]:
-    """Return the method, and for every layer by its output's name how many channels it has and which of them stay.
+def parse_recipe(text: str, at: str) -> Replayed:
+    """Return what a report decided.
 
     at: the file's name, for errors. Raises StatsError when this is not a report of `analyze` or `prune`.
     """
@@ -45,7 +54,10 @@ def parse_recipe(text: str, at: str) -> tuple[Method, Kept]:
         if output in recipe:
             raise _broken(f"the recipe has two layers with output {output!r}", at)
         recipe[output] = channels, keep
-    return _method(content.get("method"), at), recipe
+    through_norm = content.get("through_norm", False)
+    if not isinstance(through_norm, bool):
+        raise _broken(f"the recipe's through_norm is {through_norm!r}, neither true nor false", at)
+    return Replayed(_method(content.get("method"), at), recipe, through_norm)
 
 
 def _method(found: Any, at: str) -> Method:

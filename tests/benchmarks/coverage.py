@@ -11,6 +11,9 @@ export_models.py makes the files. Every model is measured by a process of its ow
 - effect: how much the mildest of these cuts changed the masked original: an error far below it proves something
 - seconds: tracing, planning and cutting once, without the run that learns the shapes
 
+rivals.py writes a file for --rivals, which adds a column for each other pruner: the share of the channels that lie in
+layers it shrank, and of the parameters left at half; "wrong" where the masked original answers something else.
+
 The exit code is the number of models with a problem.
 """
 
@@ -35,9 +38,10 @@ from pfa_onnx.errors import ModelError
 from pfa_onnx.graph import cost
 from pfa_onnx.graph.cut import cut
 from pfa_onnx.graph.follow import follow
+from pfa_onnx.graph.masking import masked
 from pfa_onnx.graph.model import Graph, load
 from pfa_onnx.graph.plan import legalise, removable, settle
-from pfa_onnx.graph.taps import masked, probe
+from pfa_onnx.graph.taps import probe
 from pfa_onnx.graph.trace import Trace
 from pfa_onnx.stats.compare import relative_error
 from pfa_onnx.stats.session import Runner
@@ -222,18 +226,33 @@ def measured(path: Path, timeout: float) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def row(name: str, found: dict[str, Any]) -> str:
-    """Return one line of the table."""
+def row(name: str, found: dict[str, Any], others: list[str]) -> str:
+    """Return one line of the table; `others`: the cells of other pruners."""
+    more = "".join(f" {cell} |" for cell in others)
     trouble = "; ".join(found["problems"])
     if "layers" not in found:
-        return f"| {name} | | | | | | | **{trouble}** |"
+        return f"| {name} | | | | | | | **{trouble}** |{more}"
     removed, inner, _ = found["channels"]
     reason, count = (found["frozen"] or [("", 0)])[0]
     note = f"**{trouble}**" if trouble else f"{count}: {reason}" if count else ""
     return (
         f"| {name} | {found['layers']} | {100 * removed / max(inner, 1):.1f} % of {inner} | {100 * found['left']:.0f} % "
-        f"| {found['error']:.0e} | {found['effect']:.0e} | {found['seconds']:.1f} | {note} |"
+        f"| {found['error']:.0e} | {found['effect']:.0e} | {found['seconds']:.1f} | {note} |{more}"
     )
+
+
+def rival(found: dict[str, Any] | None) -> str:
+    """Return the cell of another pruner."""
+    if not found:
+        return ""
+    if found["outcome"] != "ok":
+        return f"fails: {found['outcome'].replace('|', '/')[:80]}"
+    shrunk, total = found["channels"]
+    text = f"{100 * shrunk / max(total, 1):.1f} % ({100 * found['left']:.0f} % left)"
+    error = found["error"]
+    if error is None:
+        return f"{text}, not checked"
+    return text if error < TOLERANCE else f"wrong by {error:.0e}: {text}"
 
 
 def main() -> int:
@@ -241,6 +260,7 @@ def main() -> int:
     parser.add_argument("paths", nargs="+", type=Path, help=".onnx files, or folders of them")
     parser.add_argument("--timeout", type=float, default=200, help="seconds for one model")
     parser.add_argument("--json", type=Path, help="also write everything that was measured, by file")
+    parser.add_argument("--rivals", type=Path, help="what rivals.py wrote: more columns")
     parser.add_argument("--why", action="store_true", help="print every frozen reason below the table")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -254,12 +274,15 @@ def main() -> int:
             return 1
         return 0
     files = [f for path in options.paths for f in (sorted(path.glob("*.onnx")) if path.is_dir() else [path])]
-    print("| model | layers | channels | left | error | effect | seconds | most frozen by |")
-    print("|---|---|---|---|---|---|---|---|")
+    others = json.loads(options.rivals.read_text()) if options.rivals else {}
+    names = sorted({name for found in others.values() for name in found}, key=str.lower)
+    columns = ["model", "layers", "channels", "left", "error", "effect", "seconds", "most frozen by", *names]
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
     results = {}
     for path in files:
         results[str(path)] = found = measured(path, options.timeout)
-        print(row(path.stem, found), flush=True)
+        print(row(path.stem, found, [rival(others.get(path.stem, {}).get(name)) for name in names]), flush=True)
         if options.json:
             options.json.write_text(json.dumps(results, indent=1))
     if options.why:

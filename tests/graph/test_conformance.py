@@ -26,7 +26,10 @@ LAST = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Case:
-    """`free`: whether channels of any layer may go. A rule that is too careful fails as one that is too bold does."""
+    """`free`: whether channels of any layer may go. A rule that is too careful fails as one that is too bold does.
+
+    `through`: whether channels may go once normalisations may run over the kept ones only.
+    """
 
     op: str
     label: str
@@ -34,13 +37,23 @@ class Case:
     build: Build
     opset: int
     free: bool
+    through: bool
 
 
 CASES: list[Case] = []
 
 
-def case(op: str, build: Build, label: str = "", *, host: str = "map", opset: int = 17, free: bool = True) -> None:
-    CASES.append(Case(op, label or "default", host, build, opset, free))
+def case(
+    op: str,
+    build: Build,
+    label: str = "",
+    *,
+    host: str = "map",
+    opset: int = 17,
+    free: bool = True,
+    through: bool = False,
+) -> None:
+    CASES.append(Case(op, label or "default", host, build, opset, free, through))
 
 
 # --- what the operator works on, and what reads it ----------------------------------------------------------------
@@ -656,7 +669,7 @@ case("InstanceNormalization", lambda n, x: n.op("InstanceNormalization", x, n.co
 case("InstanceNormalization", lambda n, x: n.op("InstanceNormalization", x, n.const(n.vector(8)), n.const(n.vector(8)), epsilon=0.1), "one dimension",
      host="line")  # fmt: skip
 case("InstanceNormalization", lambda n, x: n.op("Reshape", n.op("InstanceNormalization", n.op("Reshape", x, n.const([0, 4, -1])), n.const(n.vector(4)),
-     n.const(n.vector(4))), n.const([0, 8, 6, 6])), "over pairs of channels", free=False)  # fmt: skip
+     n.const(n.vector(4))), n.const([0, 8, 6, 6])), "over pairs of channels", free=False, through=True)  # fmt: skip
 
 
 def _norm(kind: str, *shape: int, **attributes: object) -> Build:
@@ -664,8 +677,8 @@ def _norm(kind: str, *shape: int, **attributes: object) -> Build:
 
 
 for _kind, _opset in (("LayerNormalization", 17), ("RMSNormalization", 23)):
-    case(_kind, _norm(_kind, 12, axis=-1), "over channels", host="tokens", opset=_opset, free=False)
-    case(_kind, _norm(_kind, 8, 6, 6, axis=1), "over everything", opset=_opset, free=False)
+    case(_kind, _norm(_kind, 12, axis=-1), "over channels", host="tokens", opset=_opset, free=False, through=True)
+    case(_kind, _norm(_kind, 8, 6, 6, axis=1), "over everything", opset=_opset, free=False, through=True)
     case(_kind, _norm(_kind, 6, 6, axis=2), "over space", opset=_opset)
     case(_kind, _norm(_kind, 6), "over columns, by default", opset=_opset)
 for _kind in ("Softmax", "LogSoftmax", "Hardmax"):
@@ -675,24 +688,26 @@ for _kind in ("Softmax", "LogSoftmax", "Hardmax"):
     case(_kind, lambda n, x, k=_kind: n.op(k, x, axis=2), "flattened behind channels", opset=11)
     case(_kind, lambda n, x, k=_kind: n.op(k, x), "flattened, channels included", opset=11, free=False)
     case(_kind, lambda n, x, k=_kind: n.op(k, x, axis=-1), "the channels are last", host="nhwc", free=False)
-case("LpNormalization", lambda n, x: n.op("LpNormalization", x, axis=1, p=2), "over channels", free=False)
+case("LpNormalization", lambda n, x: n.op("LpNormalization", x, axis=1, p=2), "over channels")
 case("LpNormalization", lambda n, x: n.op("LpNormalization", x, axis=2, p=1), "over rows")
-case("LpNormalization", lambda n, x: n.op("LpNormalization", x), "over the last axis", host="tokens", free=False)
+case("LpNormalization", lambda n, x: n.op("LpNormalization", x), "over the last axis", host="tokens")
 case("LRN", lambda n, x: n.op("LRN", x, size=3, alpha=0.5), free=False)
 case(
     "GroupNormalization",
     lambda n, x: n.op("GroupNormalization", x, n.const(n.vector(8)), n.const(n.vector(8)), num_groups=2),
     opset=21,
     free=False,
+    through=True,
 )
 case("GroupNormalization", lambda n, x: n.op("GroupNormalization", x, n.const(n.vector(8)), n.const(n.vector(8)), num_groups=8), "a group a channel",
      opset=21, free=False)  # fmt: skip
-case("MeanVarianceNormalization", lambda n, x: n.op("MeanVarianceNormalization", x), free=False)
+case("MeanVarianceNormalization", lambda n, x: n.op("MeanVarianceNormalization", x))
 case(
     "MeanVarianceNormalization",
     lambda n, x: n.op("MeanVarianceNormalization", x, axes=[1]),
     "over channels",
     free=False,
+    through=True,
 )
 
 
@@ -778,23 +793,23 @@ def _reduce(kind: str, axes: list[int] | None, *, as_input: bool, **attributes: 
     return build
 
 
+SUMS = {"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"}
 for _kind in (f"Reduce{kind}" for kind in REDUCTIONS):
     _input = _kind == "ReduceSum"
     case(_kind, _reduce(_kind, [2, 3], as_input=_input), "over space")
     case(_kind, _reduce(_kind, [2, 3], as_input=_input, keepdims=0), "over space, axes gone")
     case(_kind, _reduce(_kind, [2, 3], as_input=False), "over space, opset 11", opset=11)
     case(_kind, _reduce(_kind, [-1, -2], as_input=True, keepdims=0), "over negative axes, opset 18", opset=18)
-    case(_kind, _reduce(_kind, [1], as_input=_input), "over channels", free=False)
+    case(_kind, _reduce(_kind, [1], as_input=_input), "over channels", free=_kind in SUMS, through=True)
     case(_kind, _reduce(_kind, [1], as_input=True, keepdims=0), "over tokens", host="tokens", opset=18)
     case(_kind, _reduce(_kind, [0], as_input=True), "over samples", opset=18)
-    case(_kind, _reduce(_kind, None, as_input=_input), "over everything", free=False)
+    case(_kind, _reduce(_kind, None, as_input=_input), "over everything", free=_kind in SUMS, through=True)
 case("ReduceSum", _reduce("ReduceSum", None, as_input=True, noop_with_empty_axes=1), "over nothing", opset=13)
 case(
     "ReduceSum",
     _reduce("ReduceSum", [], as_input=True, noop_with_empty_axes=0),
     "over everything, by empty axes",
     opset=13,
-    free=False,
 )
 case(
     "ReduceMean", _reduce("ReduceMean", None, as_input=True, noop_with_empty_axes=1), "over nothing, opset 18", opset=18
@@ -841,7 +856,7 @@ case("Reshape", lambda n, x: n.op("Reshape", n.op("Transpose", n.op("Reshape", x
 case("Reshape", lambda n, x: n.op("Reshape", n.op("Transpose", n.op("Reshape", n.relu(n.conv(x, 8, 12, group=4)), n.const([0, 4, 3, 36])),
      perm=[0, 2, 1, 3]), n.const([0, 12, 6, 6])), "shuffled behind groups")  # fmt: skip
 case("Reshape", lambda n, x: n.op("Reshape", n.op("ReduceSum", n.op("Reshape", x, n.const([0, 4, 2, 36])), n.const([2]), keepdims=0), n.const([0, 4, 6, 6])),
-     "pairs added", free=False)  # fmt: skip
+     "pairs added")  # fmt: skip
 case("Reshape", lambda n, x: n.op("Reshape", x, n.const([-1, 4, 12, 6])), "channels in the rows", free=False)
 case("Reshape", lambda n, x: n.op("Reshape", x, n.const([-1, 8])), "channels into the batch", host="line", free=False)
 case("Reshape", lambda n, x: n.op("Reshape", n.op("MatMul", n.op("Reshape", x, n.const([-1, 6, 6])), n.const(n.weights(6, 4))), n.const([-1, 8, 6, 4])),
@@ -1080,6 +1095,389 @@ case("com.microsoft.Gelu", _own("Gelu"), host="vector")
 case("com.microsoft.QuickGelu", _own("QuickGelu", alpha=1.2), host="line")
 
 
+# --- attention as one operator, and onnxruntime's fused operators -----------------------------------------------------------
+
+
+def _fused_op(net: Net, kind: str, *inputs: str, **attributes: object) -> str:
+    net.domains[MICROSOFT] = 1
+    return net.op(kind, *inputs, domain=MICROSOFT, **attributes)
+
+
+def _attending(
+    heads: tuple[int, int], *more: str | np.ndarray, widths: tuple[int, int] = (12, 12), **attributes: object
+) -> Build:
+    """Q is the host; heads lie in the last axis."""
+
+    def build(net: Net, x: str) -> str:
+        k, v = (_projected(net, width) for width in widths)
+        rest = [net.const(r) if isinstance(r, np.ndarray) else r for r in more]
+        return net.op("Attention", x, k, v, *rest, q_num_heads=heads[0], kv_num_heads=heads[1], **attributes)
+
+    return build
+
+
+def _apart(net: Net, x: str, heads: int) -> str:
+    return net.op("Transpose", net.op("Reshape", x, net.const([0, 0, heads, -1])), perm=[0, 2, 1, 3])
+
+
+def _together(net: Net, x: str, width: int) -> str:
+    return net.op("Reshape", net.op("Transpose", x, perm=[0, 2, 1, 3]), net.const([0, 0, width]))
+
+
+def _attending_apart(heads: tuple[int, int], *, width: int = 12, **attributes: object) -> Build:
+    def build(net: Net, x: str) -> str:
+        k, v = (_apart(net, _projected(net, width), heads[1]) for _ in range(2))
+        y = net.op("Attention", _apart(net, x, heads[0]), k, v, **attributes)
+        return _together(net, y, 12)
+
+    return build
+
+
+def _continued(net: Net, x: str) -> str:
+    past = [net.input(["N", 3, 2, 4], name) for name in ("past_key", "past_value")]
+    operands = x, _projected(net), _projected(net)
+    y, *_ = net.multi("Attention", *operands, "", *past, outs=3, q_num_heads=3, kv_num_heads=3)
+    return y
+
+
+def _key_is_an_output(net: Net, x: str) -> ModelProto:
+    y, key = net.multi("Attention", x, _projected(net), _projected(net), outs=2, q_num_heads=3, kv_num_heads=3)
+    return net.model(net.op("MatMul", y, net.const(net.weights(12, 5)), out="y"), key)
+
+
+def _present_is_read(net: Net, x: str) -> str:
+    q, k, v = x, _projected(net), _projected(net)
+    y, key, value, scores = net.multi("Attention", q, k, v, outs=4, q_num_heads=3, kv_num_heads=3)
+    again = _together(net, net.op("Attention", _apart(net, y, 3), key, value), 12)
+    largest = net.op("Unsqueeze", net.op("ReduceMax", scores, net.const([1, 3]), keepdims=0), net.const([2]))
+    return net.op("Mul", again, largest)
+
+
+def _tokens_as_channels(net: Net, x: str) -> str:
+    k, v = (net.op("Transpose", y, perm=[0, 2, 1]) for y in (_projected(net), x))
+    return net.op("Attention", _projected(net, 5), k, v, q_num_heads=1, kv_num_heads=1)
+
+
+case("Attention", _attending((3, 3)), "heads in the last axis", host="tokens", opset=23)
+case("Attention", _attending((4, 2), widths=(6, 6)), "grouped queries", host="tokens", opset=23)
+case(
+    "Attention",
+    _attending((4, 1), widths=(3, 5)),
+    "one key for all heads, values of another width",
+    host="tokens",
+    opset=24,
+)
+case("Attention", _attending((3, 3), scale=0.3), "a scale of its own", host="tokens", opset=23)
+case(
+    "Attention",
+    _attending((3, 3), np.linspace(-1, 1, 25).reshape(5, 5), is_causal=1),
+    "a mask, causal",
+    host="tokens",
+    opset=24,
+)
+case(
+    "Attention",
+    lambda n, x: _attending((3, 3), n.op("Unsqueeze", _projected(n, 5), n.const([1])))(n, x),
+    "a layer makes the mask",
+    host="tokens",
+    opset=23,
+)
+case("Attention", _attending_apart((3, 3)), "heads apart", host="tokens", opset=23)
+case(
+    "Attention", _attending_apart((6, 2), width=4, softcap=2.0), "heads apart, grouped queries", host="tokens", opset=24
+)
+case("Attention", _continued, "a past", host="tokens", opset=23, free=False)
+case("Attention", _key_is_an_output, "keys are an output", host="tokens", opset=23)
+case("Attention", _present_is_read, "keys and values are read again", host="tokens", opset=23)
+case("Attention", _tokens_as_channels, "channels in the tokens", host="tokens", opset=23, free=False)
+case("Attention", lambda n, x: n.op("Attention", x, x, x), "channels are the heads", opset=23, free=False)
+case(
+    "Attention",
+    lambda n, x: n.op("Attention", x, n.const(n.weights(2, 5, 12)), _projected(n), q_num_heads=3, kv_num_heads=3),
+    "constant keys",
+    host="tokens",
+    opset=23,
+    free=False,
+)
+
+
+def _multi_head(*, bias: bool = False, width: int = 12, **attributes: object) -> Build:
+    def build(net: Net, x: str) -> str:
+        more = [net.const(net.vector(24 + width))] if bias else []
+        return _fused_op(
+            net, "MultiHeadAttention", x, _projected(net), _projected(net, width), *more, num_heads=3, **attributes
+        )
+
+    return build
+
+
+def _across(net: Net, x: str) -> str:
+    k, v = (_apart(net, _projected(net), 3) for _ in range(2))
+    return _fused_op(net, "MultiHeadAttention", x, k, v, num_heads=3)
+
+
+case("com.microsoft.MultiHeadAttention", _multi_head(), host="tokens")
+case(
+    "com.microsoft.MultiHeadAttention",
+    _multi_head(bias=True, width=15),
+    "a bias, values of another width",
+    host="tokens",
+)
+case(
+    "com.microsoft.MultiHeadAttention",
+    _multi_head(bias=True, scale=0.4, unidirectional=1),
+    "a scale, causal",
+    host="tokens",
+)
+case("com.microsoft.MultiHeadAttention", _across, "keys with their heads apart", host="tokens")
+
+
+def _angles(net: Net, positions: int, half: int) -> list[str]:
+    angles = np.arange(positions)[:, None] * (0.5 ** np.arange(half))
+    return [net.const(np.cos(angles)), net.const(np.sin(angles))]
+
+
+_FIVE = np.tile(np.arange(5), (2, 1))
+
+
+def _rotated(half: int, *, apart: bool = False, domain: str = "", **attributes: object) -> Build:
+    def build(net: Net, x: str) -> str:
+        if apart:
+            x = _apart(net, x, 2)
+        caches, positions = _angles(net, 9, half), net.const(_FIVE)
+        order = [positions, *caches] if domain else [*caches, positions]
+        if domain:
+            net.domains[domain] = 1
+        y = net.op("RotaryEmbedding", x, *order, domain=domain, **attributes)
+        return _together(net, y, 12) if apart else y
+
+    return build
+
+
+def _rotated_by_computed_angles(net: Net, x: str) -> str:
+    places = net.input(["N", 5, 1], "places")
+    angles = net.op("MatMul", places, net.const(net.weights(1, 3)))
+    return net.op("RotaryEmbedding", x, net.op("Cos", angles), net.op("Sin", angles), num_heads=2)
+
+
+def _rotated_by_inputs(net: Net, x: str) -> str:
+    caches = [net.input(["N", 5, 3], name) for name in ("cos", "sin")]
+    return net.op("RotaryEmbedding", x, *caches, num_heads=2)
+
+
+def _rotated_and_attended(net: Net, x: str) -> str:
+    q, k = (
+        net.op("RotaryEmbedding", y, *_angles(net, 9, 3), net.const(_FIVE), num_heads=heads)
+        for y, heads in ((x, 2), (_projected(net, 6), 1))
+    )
+    return net.op("Attention", q, k, _projected(net, 6), q_num_heads=2, kv_num_heads=1)
+
+
+case("RotaryEmbedding", _rotated(3, num_heads=2), host="tokens", opset=23)
+case(
+    "RotaryEmbedding",
+    _rotated(3, apart=True, interleaved=1),
+    "pairs side by side, heads apart",
+    host="tokens",
+    opset=23,
+)
+case(
+    "RotaryEmbedding", _rotated(2, num_heads=2, rotary_embedding_dim=4), "a part of each head", host="tokens", opset=23
+)
+case(
+    "RotaryEmbedding",
+    _rotated(1, apart=True, rotary_embedding_dim=2),
+    "a part of each head, heads apart",
+    host="tokens",
+    opset=23,
+)
+case("RotaryEmbedding", _rotated_by_computed_angles, "computed angles", host="tokens", opset=23)
+case("RotaryEmbedding", _rotated_by_inputs, "angles that are inputs", host="tokens", opset=23, free=False)
+case("RotaryEmbedding", _rotated_and_attended, "before attention", host="tokens", opset=23)
+case("com.microsoft.RotaryEmbedding", _rotated(3, domain=MICROSOFT, num_heads=2), host="tokens")
+case(
+    "com.microsoft.RotaryEmbedding",
+    _rotated(3, domain=MICROSOFT, interleaved=1),
+    "the width of a head is not said",
+    host="tokens",
+)
+case(
+    "com.microsoft.RotaryEmbedding",
+    _rotated(2, domain=MICROSOFT, num_heads=2, rotary_embedding_dim=4),
+    "a part of each head",
+    host="tokens",
+)
+
+
+def _fused_weight(kind: str, *shape: int, first: bool = False, **attributes: object) -> Build:
+    def build(net: Net, x: str) -> str:
+        pair = [x, net.const(net.weights(*shape, fan_in=12))]
+        return _fused_op(net, kind, *(pair[::-1] if first else pair), **attributes)
+
+    return build
+
+
+def _turned_first(net: Net, x: str) -> str:
+    y = _fused_op(net, "FusedMatMul", net.op("Transpose", x, perm=[0, 2, 1]), net.const(net.weights(12, 9)), transA=1)
+    return y
+
+
+def _fused_scores(net: Net, x: str) -> str:
+    scores = _fused_op(net, "FusedMatMul", x, _projected(net), transB=1, alpha=0.3)
+    return net.op("MatMul", net.op("Softmax", scores, axis=-1), _projected(net))
+
+
+def _batch_moved(net: Net, x: str) -> str:
+    return _fused_op(
+        net, "FusedMatMul", net.op("Transpose", x, perm=[1, 0, 2]), net.const(net.weights(1, 12, 9)), transBatchA=1
+    )
+
+
+case("com.microsoft.FusedMatMul", _fused_weight("FusedMatMul", 9, 12, transB=1, alpha=0.5), host="tokens")
+case("com.microsoft.FusedMatMul", _turned_first, "the first one turned", host="tokens")
+case(
+    "com.microsoft.FusedMatMul",
+    _fused_weight("FusedMatMul", 5, 9, first=True, transA=1),
+    "a turned weight over the tokens",
+    host="tokens",
+)
+case("com.microsoft.FusedMatMul", _fused_scores, "two activations", host="tokens")
+case("com.microsoft.TransposeMatMul", _fused_weight("TransposeMatMul", 9, 12, transB=1), host="tokens")
+case(
+    "com.microsoft.FusedGemm",
+    lambda n, x: _fused_op(
+        n, "FusedGemm", x, n.const(n.weights(9, 12)), n.const(n.vector(9)), transB=1, activation="Relu"
+    ),
+    host="vector",
+)
+case(
+    "com.microsoft.FusedGemm",
+    lambda n, x: _fused_op(n, "FusedGemm", x, n.const(n.weights(12, 9)), activation="LeakyRelu", activation_alpha=0.1),
+    "no bias",
+    host="vector",
+)
+
+
+def _skip_norm(kind: str, width: int, *sizes: int, read: str = "normalised") -> Build:
+    def build(net: Net, x: str) -> str:
+        net.domains[MICROSOFT] = 1
+        other = net.conv("signal", 3, 8, dims=1) if width == 10 else _projected(net)
+        more = [net.const(net.vector(n, 0.5, 1.5)) for n in sizes]
+        y, _, _, total = net.multi(
+            kind, x, other, *more, outs=[net.unique("y"), "", "", net.unique("sum")], domain=MICROSOFT
+        )
+        return y if read == "normalised" else net.op("Add", y, total)
+
+    return build
+
+
+case(
+    "com.microsoft.SkipLayerNormalization",
+    _skip_norm("SkipLayerNormalization", 10, 10, 10, 10),
+    "over positions",
+    host="line",
+)
+case(
+    "com.microsoft.SkipLayerNormalization",
+    _skip_norm("SkipLayerNormalization", 10, 10, read="sum"),
+    "the sum is read",
+    host="line",
+)
+case(
+    "com.microsoft.SkipLayerNormalization",
+    _skip_norm("SkipLayerNormalization", 12, 12, 12),
+    "over channels",
+    host="tokens",
+    free=False,
+)
+case(
+    "com.microsoft.SkipSimplifiedLayerNormalization",
+    _skip_norm("SkipSimplifiedLayerNormalization", 10, 10, 10),
+    "over positions",
+    host="line",
+)
+case(
+    "com.microsoft.SkipSimplifiedLayerNormalization",
+    _skip_norm("SkipSimplifiedLayerNormalization", 12, 12),
+    "over channels",
+    host="tokens",
+    free=False,
+)
+case(
+    "SimplifiedLayerNormalization",
+    lambda n, x: n.op("SimplifiedLayerNormalization", x, n.const(n.vector(6, 0.5, 1.5))),
+    "over positions",
+)
+case(
+    "SimplifiedLayerNormalization",
+    lambda n, x: n.op("SimplifiedLayerNormalization", x, n.const(n.vector(12, 0.5, 1.5))),
+    "over channels",
+    host="tokens",
+    free=False,
+    through=True,
+)
+
+# --- rarer operators of the standard ----------------------------------------------------------------------------------------
+
+case("CastLike", lambda n, x: n.op("CastLike", x, n.const(0.0)))
+case(
+    "CastLike",
+    lambda n, x: n.op("Add", x, n.op("CastLike", n.const(n.vector(12)), x)),
+    "a constant made to fit",
+    host="tokens",
+)
+case("CastLike", lambda n, x: n.op("Mul", x, n.op("CastLike", n.const(0.5), x)), "a number made to fit")
+case("Trilu", lambda n, x: n.op("Trilu", x, n.const(np.array(1)), upper=0))
+case("Trilu", lambda n, x: n.op("Trilu", x), "the channels are last", host="tokens", free=False)
+case(
+    "ReverseSequence",
+    lambda n, x: n.op("ReverseSequence", x, n.const([3, 5]), batch_axis=0, time_axis=1),
+    host="tokens",
+)
+case(
+    "ReverseSequence",
+    lambda n, x: n.op("ReverseSequence", x, n.const([3, 5]), batch_axis=0, time_axis=1),
+    "over channels",
+    free=False,
+)
+case("CenterCropPad", lambda n, x: n.op("CenterCropPad", x, n.const([4, 9]), axes=[2, -1]), opset=18)
+case(
+    "CenterCropPad",
+    lambda n, x: n.op("CenterCropPad", x, n.const([5]), axes=[1]),
+    "along channels",
+    opset=18,
+    free=False,
+)
+case("Col2Im", lambda n, x: n.op("Col2Im", x, n.const([3, 6]), n.const([2, 2])), host="line", opset=18)
+case(
+    "Col2Im",
+    lambda n, x: n.op("Col2Im", n.relu(n.conv(x, 8, 12, dims=1, group=2)), n.const([3, 6]), n.const([2, 2])),
+    "behind groups",
+    host="line",
+    opset=18,
+)
+
+
+def _deformed(*, mask: bool = False, bias: bool = True, offset_group: int = 1, **attributes: object) -> Build:
+    def build(net: Net, x: str) -> str:
+        offsets = net.conv("image", 3, 18 * offset_group)
+        more = [
+            net.const(net.vector(9)) if bias else "",
+            *([net.op("Sigmoid", net.conv("image", 3, 9))] if mask else []),
+        ]
+        weight = net.const(net.weights(9, 8, 3, 3))
+        return net.relu(
+            net.op("DeformConv", x, weight, offsets, *more, pads=[1] * 4, offset_group=offset_group, **attributes)
+        )
+
+    return build
+
+
+case("DeformConv", _deformed(), opset=19)
+case("DeformConv", _deformed(mask=True), "a mask", opset=22)
+case("DeformConv", _deformed(bias=False, offset_group=2), "groups of offsets", opset=19, free=False)
+
+
 # --- the suite ------------------------------------------------------------------------------------------------------------
 
 
@@ -1094,6 +1492,16 @@ def test_operator_between_layers_can_be_cut(item):
     assert worst_equivalence(trace, inputs, shares=(0.5, 1.0)) <= BOUND, onnx.printer.to_text(model)
     found = counts(trace)
     assert (found[0] > 0) == item.free, f"{found[0]} of {found[1]} channels may go; {reasons(trace)}"
+
+
+@pytest.mark.parametrize("item", [c for c in CASES if not c.free], ids=lambda c: f"{c.op}-{c.label.replace(' ', '_')}")
+def test_normalisation_over_the_kept_channels_only(item):
+    model = built(item)
+    inputs = feeds(model, np.random.default_rng(0), n=2)
+    trace = settle_model(model, inputs, through_norm=True)
+    assert worst_equivalence(trace, inputs, shares=(0.5, 1.0)) <= BOUND, onnx.printer.to_text(model)
+    found = counts(trace)
+    assert (found[0] > 0) == item.through, f"{found[0]} of {found[1]} channels may go; {reasons(trace)}"
 
 
 def test_no_operator_has_a_rule_without_a_case():

@@ -29,7 +29,7 @@ LETTERS = "abcdefgh"
 
 @dataclass(frozen=True)
 class Row:
-    """`outs`: labels of the outputs of the operator. `stays`: letters that it freezes."""
+    """`outs`: labels of the outputs of the operator. `stays`: letters that it freezes. `through`: with --through-norm."""
 
     op: str
     text: str
@@ -40,6 +40,7 @@ class Row:
     stays: str = ""
     rows: Sequence[str] = ()
     opset: int = 17
+    through: bool = False
 
 
 ROWS: list[Row] = []
@@ -168,20 +169,42 @@ row(
     const={"k": (4,), "v": (4,)},
     binds={"k": ["abcd@0"], "v": ["abcd@0"]},
 )
-row("y = LayerNormalization<axis=1>(x, k)", "....@1", const={"k": (4, 2, 2)}, stays="abcd")
+for _op, _opset in (("LayerNormalization", 17), ("RMSNormalization", 23)):
+    row(
+        f"y = {_op}<axis=1>(x, k)",
+        "....@1",
+        const={"k": (4, 2, 2)},
+        binds={"k": ["....@0"]},
+        stays="abcd",
+        opset=_opset,
+    )
+    row(f"y = {_op}<axis=1>(x, k)", "abcd@1", const={"k": (4, 2, 2)}, binds={"k": ["abcd@0"]}, rows=["abcd"], opset=_opset,
+        through=True)  # fmt: skip
 row("y = LayerNormalization<axis=2>(x, k)", "abcd@1", const={"k": (2, 2)})
-row("y = RMSNormalization<axis=1>(x, k)", "....@1", const={"k": (4, 2, 2)}, stays="abcd", opset=23)
 row("y = RMSNormalization(x, k)", "abcd@1", const={"k": (2,)}, opset=23)
 for _op in "Softmax LogSoftmax Hardmax".split():
     row(f"y = {_op}<axis=1>(x)", "....@1", stays="abcd")
     row(f"y = {_op}(x)", "abcd@1")
     row(f"y = {_op}(x)", "....@1", stays="abcd", opset=11)
     row(f"y = {_op}<axis=2>(x)", "abcd@1", opset=11)
-row("y = LpNormalization<axis=1>(x)", "....@1", stays="abcd")
+row("y = LpNormalization<axis=1>(x)", "abcd@1", rows=["abcd"])
 row("y = LpNormalization(x)", "abcd@1")
 row("y = LRN<size=3>(x)", "....@1", stays="abcd")
-row("y = GroupNormalization<num_groups=2>(x, k, k)", "....@1", const={"k": (4,)}, stays="abcd", opset=21)
-row("y = MeanVarianceNormalization(x)", "....@1", stays="abcd")
+_text = "y = GroupNormalization<num_groups=2>(x, k, k)"
+row(_text, "....@1", const={"k": (4,)}, binds={"k": ["....@0"]}, stays="abcd", opset=21)
+row(_text, "abcd@1", const={"k": (4,)}, binds={"k": ["abcd@0"]}, rows=["ab/cd"], opset=21, through=True)
+row(_text, "abcd@1", const={"k": (2,)}, rows=["ab/cd"], opset=18, through=True)
+row("y = MeanVarianceNormalization(x)", "abcd@1")
+row("y = MeanVarianceNormalization<axes=[1]>(x)", "....@1", stays="abcd")
+row("y = MeanVarianceNormalization<axes=[1]>(x)", "abcd@1", rows=["abcd"], through=True)
+row(
+    "g = Reshape(x, s); y = InstanceNormalization(g, k, k)",
+    "..../....@1,2",
+    const={"s": [0, 2, -1], "k": (2,)},
+    stays="abcd",
+)
+row("g = Reshape(x, s); y = InstanceNormalization(g, k, k)", "aaaabbbb/ccccdddd@1,2", const={"s": [0, 2, -1], "k": (2,)},
+    rows=["aaaabbbb/ccccdddd"], through=True)  # fmt: skip
 for _op in "AveragePool LpPool MaxPool".split():
     row(f"y = {_op}<kernel_shape=[2, 2]>(x)", "abcd@1")
     row(f"t = Transpose<perm=[0, 2, 3, 1]>(x); y = {_op}<kernel_shape=[1, 2]>(t)", ".", stays="abcd", same="ab ac ad")
@@ -194,18 +217,19 @@ row("y = Resize(x, , , k)", "abcd@1", const={"k": [1, 4, 3, 3]})
 row("y = Upsample(x, k)", "abcd@1", const={"k": np.array([1, 1, 2, 2], np.float32)}, opset=9)
 
 # --- reductions -------------------------------------------------------------------------------------------------------
-for (
-    _op
-) in "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSumSquare".split():
+for _op in ("ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
+            "ReduceSumSquare").split():  # fmt: skip
     row(f"y = {_op}<axes=[2, 3]>(x)", "abcd@1")
     row(f"y = {_op}<axes=[-1], keepdims=0>(x)", "abcd@1")
     row(f"y = {_op}<axes=[0], keepdims=0>(x)", "abcd@0")
     row(f"y = {_op}(x, a)", "abcd@1", const={"a": [2]}, opset=18)
-    row(f"y = {_op}<axes=[1]>(x)", ".", stays="abcd")
-    row(f"y = {_op}<keepdims=0>(x)", ".", stays="abcd")
+    _sums = _op in {"ReduceL1", "ReduceL2", "ReduceSumSquare"}  # a zero more or less changes nothing
+    row(f"y = {_op}<axes=[1]>(x)", ".", stays="" if _sums else "abcd", rows=["abcd"] if _sums else [])
+    row(f"y = {_op}<keepdims=0>(x)", ".", stays="" if _sums else "abcd", rows=["abcd"] if _sums else [])
+    row(f"y = {_op}<axes=[1]>(x)", ".", rows=["abcd"], through=True)
 row("y = ReduceSum(x, a)", "abcd@1", const={"a": [2, -1]})
 row("y = ReduceSum<noop_with_empty_axes=1>(x)", "abcd@1")
-row("y = ReduceSum(x)", ".", stays="abcd")
+row("y = ReduceSum(x)", ".", rows=["abcd"])
 for _op in "ArgMax ArgMin".split():
     row(f"y = {_op}<axis=2>(x)", "abcd@1")
     row(f"y = {_op}<axis=1>(x)", ".", stays="abcd")
@@ -284,6 +308,86 @@ row("y = com.microsoft.FastGelu(u, k)", "abcd@1", const={"k": (4,)}, binds={"k":
 row("y = com.microsoft.Gelu(x)", "abcd@1")
 row("y = com.microsoft.QuickGelu(x)", "abcd@1")
 
+# --- attention as one operator, onnxruntime's fused operators, rarer ones of the standard -----------------------------------
+_TOKENS = {"s": [0, 4, 4]}
+_Q = "f = Reshape(x, s); q = Transpose<perm=[0, 2, 1]>(f)"
+_QK = f"{_Q}; h = Reshape(z, s); k = Transpose<perm=[0, 2, 1]>(h)"
+row(f"{_QK}; v = MatMul(q, m); y = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v)", "ABCD@2", const=_TOKENS | {"m": (4, 4)}, same=TIED, opset=23,
+    rows=["ab", "cd", "ab/cd"] * 2 + ["AB", "CD", "AB/CD", "ab/cd"])  # fmt: skip
+row(
+    f"{_QK}; y = Attention<q_num_heads=1, kv_num_heads=1>(q, k, h)",
+    ".",
+    const=_TOKENS,
+    stays="abcdefgh",
+    same=TIED,
+    opset=24,
+)
+row(
+    f"{_Q}; k = MatMul(q, m); y = Attention<q_num_heads=2, kv_num_heads=1>(q, k, k)",
+    "abab@2",
+    const=_TOKENS | {"m": (4, 2)},
+    same="ac bd",
+    opset=23,
+)
+row("y = Attention(x, z, z)", ".", same="ae", stays="abcdefgh", opset=23)
+row(f"{_QK}; y = com.microsoft.MultiHeadAttention<num_heads=2>(q, k, q, b)", "abcd@2", const=_TOKENS | {"b": (12,)}, same=TIED,
+    binds={"b": ["abcdabcdabcd@0"]})  # fmt: skip
+row(f"{_Q}; y = RotaryEmbedding<num_heads=1>(q, k, v)", "abab@2", const=_TOKENS | {"k": (1, 4, 2), "v": (1, 4, 2)}, same="ac bd", opset=23,
+    binds={"k": ["ab@2"], "v": ["ab@2"]})  # fmt: skip
+row(f"{_Q}; y = RotaryEmbedding<num_heads=2, interleaved=1>(q, k, v)", "a", const=_TOKENS | {"k": (1, 4, 1), "v": (1, 4, 1)}, same="ab ac ad", opset=23,
+    binds={"k": ["a"], "v": ["a"]})  # fmt: skip
+row(f"{_Q}; y = RotaryEmbedding<num_heads=1, rotary_embedding_dim=2>(q, k, v)", "aacd@2", const=_TOKENS | {"k": (1, 4, 1), "v": (1, 4, 1)}, same="ab",
+    opset=23, binds={"k": ["a"], "v": ["a"]}, rows=["aa", "cd"])  # fmt: skip
+row(f"{_Q}; y = com.microsoft.RotaryEmbedding<interleaved=1>(q, p, k, v)", "aacc@2", same="ab cd",
+    const=_TOKENS | {"p": [[0, 1, 2, 3]], "k": (9, 2), "v": (9, 2)}, binds={"k": ["ac@1"], "v": ["ac@1"]})  # fmt: skip
+for _op in ("FusedMatMul", "TransposeMatMul"):
+    row(f"y = com.microsoft.{_op}<transB=1>(u, k)", "ABC@1", const={"k": (3, 4)}, binds={"k": ["ABC@0", "abcd@1"]})
+row(
+    "t = Transpose(u); y = com.microsoft.FusedMatMul<transA=1>(t, k)",
+    "ABC@1",
+    const={"k": (4, 3)},
+    binds={"k": ["ABC@1", "abcd@0"]},
+)
+row("y = com.microsoft.FusedMatMul<transB=1, alpha=0.5>(u, w)", ".", same=TIED)
+row(
+    "t = Transpose<perm=[2, 0, 1, 3]>(x); y = com.microsoft.FusedMatMul<transBatchA=1>(t, k)",
+    ".",
+    const={"k": (2, 3)},
+    stays="abcd",
+)
+row(
+    'y = com.microsoft.FusedGemm<activation="Relu">(u, k, v)',
+    "ABC@1",
+    const={"k": (4, 3), "v": (3,)},
+    binds={"k": ["ABC@1", "abcd@0"], "v": ["ABC@0"]},
+)
+for _op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"):
+    row(
+        f"f = Reshape(x, s); h = Reshape(z, s); y = com.microsoft.{_op}(f, h, k)",
+        "abcd@1",
+        const=_TOKENS | {"k": (4,)},
+        same=TIED,
+    )
+    row(f"y = com.microsoft.{_op}(u, w, k)", "....@1", const={"k": (4,)}, same=TIED, stays="abcdefgh")
+row("y = SimplifiedLayerNormalization(x, k)", "abcd@1", const={"k": (2,)})
+row("y = SimplifiedLayerNormalization(u, k)", "....@1", const={"k": (4,)}, binds={"k": ["....@0"]}, stays="abcd")
+row("y = CastLike(x, z)", "abcd@1")
+row("y = CastLike(k, x)", "ABC@0", const={"k": (3,)}, binds={"k": ["ABC@0"]})
+row("y = Trilu(x)", "abcd@1")
+row("y = Trilu(u)", ".", stays="abcd")
+row("y = ReverseSequence<batch_axis=0, time_axis=2>(x, n)", "abcd@1", const={"n": [2]})
+row("y = ReverseSequence<batch_axis=0, time_axis=1>(x, n)", ".", const={"n": [2]}, stays="abcd")
+row("y = CenterCropPad<axes=[2]>(x, n)", "abcd@1", const={"n": [5]}, opset=18)
+row("y = CenterCropPad<axes=[1]>(x, n)", ".", const={"n": [3]}, stays="abcd", opset=18)
+row(
+    "f = Reshape(x, s); y = Col2Im(f, i, b)", "ac@1", const=_TOKENS | {"i": [4, 2], "b": [1, 2]}, same="ab cd", opset=18
+)
+row("y = DeformConv(x, k, o, v)", "ABC@1", const={"k": (3, 4, 1, 1), "o": (1, 2, 2, 2), "v": (3,)}, binds={"k": ["ABC@0", "abcd@1"], "v": ["ABC@0"]},
+    opset=19)  # fmt: skip
+row("o = Gather<axis=1>(z, i); y = DeformConv(x, k, o)", "ABC@1", const={"k": (3, 4, 1, 1), "i": [0, 1]}, binds={"k": ["ABC@0", "abcd@1"]}, stays="ef",
+    opset=19)  # fmt: skip
+
+
 # --- building and reading ----------------------------------------------------------------------------------------------
 
 
@@ -319,7 +423,7 @@ def traced(item: Row) -> tuple[Trace, list[onnx.NodeProto]]:
     )
     path = saved(model)
     feeds = {"image": np.full((1, 1, 2, 2), 0.3, np.float32), "vector": np.full((1, 3), 0.3, np.float32)}
-    tracer = Tracer(load(path), shapes_of(path, feeds))
+    tracer = Tracer(load(path), shapes_of(path, feeds), through_norm=item.through)
     tracer.run()
     return tracer.finish(), list(nodes)
 
@@ -364,7 +468,7 @@ def reads_vectors(item: Row) -> bool:
     return any(f"{sign}{name}" in item.text for name in "uw" for sign in ("(", " ")) and "(x" not in item.text
 
 
-@pytest.mark.parametrize("item", ROWS, ids=lambda r: f"{r.op}: {r.text}, opset {r.opset}")
+@pytest.mark.parametrize("item", ROWS, ids=lambda r: f"{r.op}: {r.text}, opset {r.opset}{', through' * r.through}")
 def test_rule(item):
     trace, nodes = traced(item)
     alphabet = Alphabet(trace, vectors=reads_vectors(item))
@@ -399,10 +503,10 @@ def test_every_rule_is_tested():
 
 
 def test_operator_without_a_rule_freezes_what_it_reads():
-    trace, _ = traced(Row("Trilu", "y = Trilu(x)", ["."]))
+    trace, _ = traced(Row("Det", "y = Det(x)", ["."]))
     alphabet = Alphabet(trace, vectors=False)
     why = {reason.reason for letter in "abcd" for reason in trace.frozen[alphabet.roots[letter]]}
-    assert why == {"is read by Trilu, which has no rule"}
+    assert why == {"is read by Det, which has no rule"}
     assert alphabet.word(trace.marks["y"].ids) == "."
 
 

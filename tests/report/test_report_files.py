@@ -108,7 +108,7 @@ def test_numbers_that_json_lacks_are_null_and_numpy_is_welcome():
 
 
 def test_a_report_is_a_recipe():
-    _, recipe = parse_recipe(as_json.render(PRUNED), "report.json")
+    recipe = parse_recipe(as_json.render(PRUNED), "report.json").kept
     assert recipe == {layer.output: (layer.channels, layer.keep) for layer in LAYERS}
 
 
@@ -135,6 +135,7 @@ def recipe_of(**fields):
         (recipe_of(keep=[0, True]), "no list of channels"),
         (recipe_of(keep=[0, 1.5]), "no list of channels"),
         (recipe_of(keep=[2, 0]), "ascending"),
+        (json.dumps({"schema": 1, "layers": [], "through_norm": 1}), "neither true nor false"),
         (recipe_of(keep=[0, 0]), "ascending"),
         (recipe_of(keep=[-1, 0]), "ascending"),
         (recipe_of(keep=[0, 4]), "from 0 to 3"),

@@ -213,11 +213,16 @@ def test_the_twenty_groups_that_shrink_most_are_shown_in_the_order_of_the_graph(
 
 def test_a_prune_without_a_proof_says_so():
     assert "proof: none; nothing was proven\n" in text.render(replace(PRUNED, proof=None))
-    failed = Proof(0.5, 1, passed=False)
+    failed = replace(PRUNED, proof=Proof(0.5, 1, passed=False))
     assert (
         words.proof(failed)
         == "proof: FAILED, differs from the masked original on 1 input, largest relative error 5.0e-01"
     )
+
+
+def test_a_proof_through_normalisations_says_what_was_compared():
+    through = words.proof(replace(PRUNED, proof=Proof(1e-7, 2, passed=True), through_norm=True))
+    assert through.startswith("proof: equals the masked original, normalised over its kept channels only, on 2 inputs")
 
 
 def test_a_recipe_without_data_has_no_data_line():

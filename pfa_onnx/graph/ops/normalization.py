@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pfa_onnx.graph.context import Context, Factor
-from pfa_onnx.graph.ops import freeze_inputs, rule
+from pfa_onnx.graph.context import Context, Factor, Taking
+from pfa_onnx.graph.ops import rule
 
 
 @rule("BatchNormalization", "InstanceNormalization")
 def per_channel(c: Context) -> None:
     """Scale, bias and statistics are one number a channel."""
     x = c.mark(0)
-    if c.node.op_type == "InstanceNormalization":
-        c.freeze_along(x, range(2, x.rank), "is normalised over its channels by InstanceNormalization")
+    if c.node.op_type == "InstanceNormalization" and any(x.varies(axis) for axis in range(2, x.rank)):
+        # a group normalisation, written as one of groups: its parameters are one number a group
+        c.out(c.mixed(x, range(2, x.rank), "normalised", "statistics"))
+        return
     labels = c.channels(x, 1)
     for i in range(1, len(c.node.inputs)):
         if c.is_constant(i):
@@ -24,6 +26,13 @@ def per_channel(c: Context) -> None:
             c.vector_out(labels, 0, k)
 
 
+_TAKING: dict[str, Taking] = {
+    "LayerNormalization": "statistics",
+    "LpNormalization": "sums",
+    "RMSNormalization": "statistics",
+}
+
+
 @rule("LayerNormalization", "RMSNormalization", "LogSoftmax", "Softmax", "Hardmax", "LpNormalization")
 def over_axes(c: Context) -> None:
     """Labels pass along the axes that are not normalised over."""
@@ -33,7 +42,9 @@ def over_axes(c: Context) -> None:
     axis = int(c.attr("axis", default)) % x.rank
     flattened = kind in {"LayerNormalization", "RMSNormalization"} or (kind != "LpNormalization" and c.graph.opset < 13)
     axes = range(axis, x.rank) if flattened else [axis]
-    x = c.mixed(x, list(axes), "normalised")
+    x = c.mixed(x, list(axes), "normalised", _TAKING.get(kind, "all"))
+    for i in range(1, len(c.node.inputs)):
+        x = c.plus(i, x)
     for k in range(len(c.node.outputs)):
         c.out(x, 0) if k == 0 else c.opaque(f"is a statistic of {kind}", k)
 
@@ -46,8 +57,28 @@ def local_response(c: Context) -> None:
     c.out(x)
 
 
-@rule("GroupNormalization", "MeanVarianceNormalization")
+@rule("MeanVarianceNormalization")
+def mean_variance(c: Context) -> None:
+    """Over batch and space by default: labels pass."""
+    x = c.mark(0)
+    c.out(c.mixed(x, [int(a) % x.rank for a in c.attr("axes", [0, 2, 3])], "normalised", "statistics"))
+
+
+@rule("GroupNormalization")
 def over_groups(c: Context) -> None:
-    """Channels of one group share a mean."""
-    freeze_inputs(c, f"is normalised over its channels by {c.node.op_type}")
-    c.out(c.mark(0))
+    """Channels of one group share a mean; scale and bias are one number a group, or a channel since opset 21."""
+    x = c.mark(0)
+    if not x.axes:
+        c.out(x)
+        return
+    labels = c.channels(x, 1)
+    if not c.through_norm:
+        c.freeze(labels, "is normalised over its channels by GroupNormalization (--through-norm prunes it)")
+    c.blocks(labels.reshape(int(c.attr("num_groups", 1)), -1))
+    c.narrowed(0)
+    for i in (1, 2):
+        if not c.is_constant(i):
+            c.freeze(labels, "is scaled by a computed parameter of GroupNormalization")
+        elif c.graph.opset >= 21:
+            c.bind(i, Factor(labels))
+    c.vector_out(labels, 1)

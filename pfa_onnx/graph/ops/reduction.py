@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pfa_onnx.graph.context import Context
+from pfa_onnx.graph.context import Context, Taking
 from pfa_onnx.graph.movement import Marked
 from pfa_onnx.graph.ops import rule, unknown
+
+_ZERO_ADDS_NOTHING = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
 
 
 @rule("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
@@ -23,18 +25,22 @@ def reduce(c: Context) -> None:
         axes = [int(a) for a in known.ravel()]
     if not axes:
         axes = [] if c.attr("noop_with_empty_axes", 0) else list(range(x.rank))
-    _reduced(c, x, [a % x.rank for a in axes], keep=bool(c.attr("keepdims", 1)))
+    taking: Taking = "sums" if c.node.op_type in _ZERO_ADDS_NOTHING else "statistics"
+    _reduced(c, x, [a % x.rank for a in axes], taking, keep=bool(c.attr("keepdims", 1)))
 
 
 @rule("ArgMax", "ArgMin")
 def argument(c: Context) -> None:
     """The index of a channel changes when others go."""
     x = c.mark(0)
-    _reduced(c, x, [int(c.attr("axis", 0)) % x.rank], keep=bool(c.attr("keepdims", 1)))
+    _reduced(c, x, [int(c.attr("axis", 0)) % x.rank], "all", keep=bool(c.attr("keepdims", 1)))
 
 
-def _reduced(c: Context, x: Marked, axes: list[int], *, keep: bool) -> None:
-    x = c.mixed(x, axes, "reduced")
+def _reduced(c: Context, x: Marked, axes: list[int], taking: Taking, *, keep: bool) -> None:
+    x = c.mixed(x, axes, "reduced", taking)
+    if x.axes and x.axes[-1] in axes:
+        c.opaque(f"is a {c.node.op_type} over channels")
+        return
     ids = x.ids
     for axis in axes:
         ids = np.take(ids, [0], axis=axis)
