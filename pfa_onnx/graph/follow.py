@@ -16,7 +16,7 @@ import onnx_ir as ir
 from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Array, Context, Factor
 from pfa_onnx.graph.edits import Edits, Gather, Mask, Narrowed, Stuck, gather_step
-from pfa_onnx.graph.labels import match, varying
+from pfa_onnx.graph.labels import are_pairs, match, varying
 from pfa_onnx.graph.movement import Marked
 from pfa_onnx.graph.origin import Origins
 from pfa_onnx.graph.trace import Trace
@@ -90,8 +90,7 @@ class Follower(Context):
         try:
             a, b = np.broadcast_arrays(one, other)
             assert self.trace.pairs is not None
-            known = self.trace.pairs.get(self.index, np.empty(0, np.int64))
-            equal = bool(((a == b) | np.isin(a.astype(np.int64) * 2**31 + b, known)).all())
+            equal = are_pairs(a, b, self.trace.pairs.get(self.index))
         except ValueError:
             equal = False
         if not equal:
@@ -196,16 +195,9 @@ class Follower(Context):
 
     def bounds(self, i: int, axis: int, positions: Sequence[int]) -> list[int]:
         old, new = self._before(i), self.mark(i)
-        if not old.varies(axis):
+        if not old.varies(axis) or np.array_equal(old.ids, new.ids):
             return list(positions)
-        kept = self.keep[np.moveaxis(old.ids, axis, -1)].reshape(-1, old.shape[axis])
-        kept = kept[kept.any(axis=1)]
-        total = np.concatenate([np.zeros((len(kept), 1), np.int64), np.cumsum(kept, axis=1)], axis=1)[
-            :, list(positions)
-        ]
-        if len(total) == 0 or (total != total[0]).any():
-            raise self.stuck("cuts its channels into pieces that no longer have one size")
-        moved = [int(n) for n in total[0]]
+        moved = list(positions) if new.shape[axis] == old.shape[axis] else self._moved(old, axis, positions)
         before, after = np.moveaxis(old.ids, axis, -1), np.moveaxis(new.ids, axis, -1)
         for k in range(len(positions) - 1):
             was = before[..., positions[k] : positions[k + 1]].ravel()
@@ -213,6 +205,16 @@ class Follower(Context):
             if not np.array_equal(np.sort(was[self.keep[was]]), np.sort(now)):
                 raise self.stuck("cuts its channels where they no longer lie")
         return moved
+
+    def _moved(self, old: Marked, axis: int, positions: Sequence[int]) -> list[int]:
+        """Return where positions of an axis that shrank lie now: in every row at the same place."""
+        kept = self.keep[np.moveaxis(old.ids, axis, -1)].reshape(-1, old.shape[axis])
+        kept = kept[kept.any(axis=1)]
+        before = np.concatenate([np.zeros((len(kept), 1), np.int64), np.cumsum(kept, axis=1)], axis=1)
+        total = before[:, list(positions)]
+        if len(total) == 0 or (total != total[0]).any():
+            raise self.stuck("cuts its channels into pieces that no longer have one size")
+        return [int(n) for n in total[0]]
 
     def positions(self, i: int, axis: int, wanted: Ints) -> Ints:
         old, new = self._before(i), self.mark(i)

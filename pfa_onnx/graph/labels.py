@@ -83,6 +83,25 @@ def occurrences(ids: Iterable[int] | Ints) -> Ints:
     return result
 
 
+def pairs(one: Ints, other: Ints, known: Ints | None = None) -> Ints:
+    """Return which different labels stand at the same position, as sorted codes, with those that were `known`."""
+    differ = one != other
+    codes = np.unique(one[differ] << 31 | other[differ])
+    return codes if known is None else np.union1d(known, codes)
+
+
+def are_pairs(one: Ints, other: Ints, known: Ints | None) -> bool:
+    """Tell whether labels are equal, or one of the `known` pairs, at every position."""
+    differ = one != other
+    if not differ.any():
+        return True
+    if known is None or len(known) == 0:
+        return False
+    codes = one[differ] << 31 | other[differ]
+    at = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+    return bool((known[at] == codes).all())
+
+
 def match(old: Ints, new: Ints) -> Ints | None:
     """Find every label of `new` in `old`: the k-th occurrence is the k-th occurrence.
 

@@ -169,7 +169,8 @@ def _pinned(tracer: Tracer) -> Trace:
         trace = tracer.finish()
         before = len(trace.frozen)
         for traced in trace.layers:
-            if len(np.unique(traced.layer.labels)) == 1:
+            own = traced.layer.labels
+            if int(own[0]) not in trace.frozen and (own == own[0]).all():
                 labels.freeze(traced.layer.labels, Reason("is the only channel of its layer", traced.layer.node))
         for rows in trace.blocks:
             _pin_rows(labels, trace, rows)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Array, Context, Factor, Use
-from pfa_onnx.graph.labels import Labels, varying
+from pfa_onnx.graph.labels import Labels, pairs, varying
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.graph.movement import Marked
 from pfa_onnx.recipe import Ints, Layer, Reason
@@ -165,8 +165,7 @@ class Tracer(Context):
 
     def same(self, one: Ints, other: Ints) -> None:
         a, b = np.broadcast_arrays(one, other)
-        codes = np.unique(a.astype(np.int64) * 2**31 + b)
-        self._pairs[self.index] = np.union1d(self._pairs.get(self.index, np.empty(0, np.int64)), codes)
+        self._pairs[self.index] = pairs(a, b, self._pairs.get(self.index))
         self.labels.same(one, other)
 
     def freeze(self, ids: Ints, why: str) -> None:
