@@ -44,6 +44,8 @@ class Cutter:
             self._edit(value)
         for use, array in self.replaced.items():  # operands that were left out, or are computed from shapes
             self._read_new(use, f"{self._label(use)}_size", array)
+        for use, parts in self.edits.copied.items():
+            self._read_copy(use, parts)
         self._mend_shapes()
         self._drop_dead()
 
@@ -176,11 +178,7 @@ class Cutter:
 
     def _fresh(self, name: str, array: Array) -> ir.Value:
         """Register a new initializer."""
-        k = 1
-        while f"{name}_{k}" in self._names:
-            k += 1
-        fresh = f"{name}_{k}"
-        self._names.add(fresh)
+        fresh = self._unused(name)
         tensor = _tensor(array, fresh, None)
         value = ir.Value(name=fresh, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.model.graph.register_initializer(value)
@@ -188,12 +186,37 @@ class Cutter:
             self.graph.model.graph.inputs.append(value)
         return value
 
+    def _unused(self, name: str) -> str:
+        """Return a name that nothing has."""
+        k = 1
+        while f"{name}_{k}" in self._names:
+            k += 1
+        self._names.add(f"{name}_{k}")
+        return f"{name}_{k}"
+
     def _read_new(self, use: Use, name: str, array: Array) -> None:
         index, i = use
         node = self.graph.nodes[index]
         if i >= len(node.inputs):
             node.resize_inputs(i + 1)
         node.replace_input_with(i, self._fresh(name, array))
+
+    def _read_copy(self, use: Use, parts: dict[int, Array]) -> None:
+        """Let a node read a copy of what computes one of its operands, with some constants of its own."""
+        reader = self.graph.nodes[use[0]]
+        value = _given(reader.inputs[use[1]])
+        maker = value.producer()
+        assert maker is not None
+        inputs = [
+            self._fresh(f"{self._label(use)}_size", parts[k]) if k in parts else v for k, v in enumerate(maker.inputs)
+        ]
+        name = self._unused(f"{value.name}")
+        copy = ir.Node(
+            maker.domain, maker.op_type, inputs, list(maker.attributes.values()), name=name,
+            outputs=[ir.Value(name=name, type=value.type, shape=value.shape)],
+        )  # fmt: skip
+        self.graph.model.graph.insert_before(reader, copy)
+        reader.replace_input_with(use[1], copy.outputs[0])
 
     def _label(self, use: Use) -> str:
         return str(self.graph.nodes[use[0]].name or self.graph.nodes[use[0]].outputs[0].name)
@@ -267,6 +290,8 @@ def _set_attribute(node: ir.Node, name: str, wanted: Any) -> None:
         node.attributes.pop(name, None)
     elif isinstance(wanted, list):
         node.attributes[name] = ir.AttrInt64s(name, [int(n) for n in wanted])
+    elif isinstance(wanted, float):
+        node.attributes[name] = ir.AttrFloat32(name, wanted)
     else:
         node.attributes[name] = ir.AttrInt64(name, int(wanted))
 

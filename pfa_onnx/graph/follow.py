@@ -275,13 +275,10 @@ class Follower(Context):
     def rewrite(self, i: int, wanted: Array) -> None:
         value = self.node.inputs[i]
         assert value is not None
-        now = self.known(i)
-        if now is not None and now.shape == wanted.shape and np.array_equal(now, wanted):
-            return
-        if self.graph.is_constant(value):
-            self.edits.replaced[self.index, i] = wanted.astype(self.graph.array(value).dtype)
-        else:
+        if not self.graph.is_constant(value):
             self._origins.rewrite(i, wanted)
+        elif not np.array_equal(self.graph.array(value), wanted):
+            self.edits.replaced[self.index, i] = wanted.astype(self.graph.array(value).dtype)
 
     def rewrite_attr(self, name: str, wanted: Any) -> None:
         if self.attr(name, None) != wanted:

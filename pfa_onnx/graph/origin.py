@@ -32,6 +32,7 @@ class Origins:
         self._run = run
         self._found: dict[str, Ints] = {}
         self._constants: list[tuple[int, int, int]] = []  # (node, input, flat element)
+        self._demands: dict[tuple[int, int, int], int] = {}  # what readers so far want there
         self._index = {id(node): k for k, node in enumerate(run.graph.nodes)}
 
     def fixed(self, value: ir.Value) -> bool:
@@ -39,31 +40,62 @@ class Origins:
         return bool((self._of(value) != OTHER).all())
 
     def rewrite(self, i: int, wanted: npt.NDArray[Any]) -> None:
-        """Rewrite the constants behind computed operand `i` so that it reads `wanted`; raises Stuck."""
+        """See to it that computed operand `i` reads `wanted`, by rewriting the constants behind it; raises Stuck.
+
+        A reader that wants what it gets is noted too: what it reads may not be rewritten for another one.
+        """
         run = self._run
         value = run.node.inputs[i]
         assert value is not None
         now, origins = run.values[str(value.name)], self._of(value)
         if now.shape != wanted.shape:
             raise run.stuck("computes a size of another rank")
-        for number, origin in zip(
-            wanted.ravel()[now.ravel() != wanted.ravel()], origins.ravel()[now.ravel() != wanted.ravel()], strict=True
-        ):
-            if origin < 0:
+        changed = now.ravel() != wanted.ravel()
+        if (origins.ravel()[changed] < 0).any():
+            if not self.fixed(value):
                 raise run.stuck("computes a size that does not follow the cut")
-            self._patch(*self._constants[int(origin)], number)
+            run.edits.replaced[run.index, i] = wanted.astype(now.dtype)  # made of sizes that the file fixes
+            return
+        demands = {
+            self._constants[int(origin)]: number
+            for number, origin in zip(wanted.ravel().tolist(), origins.ravel().tolist(), strict=True)
+            if origin >= 0
+        }
+        if all(self._demands.get(place, number) == number for place, number in demands.items()):
+            self._demands |= demands
+            for place, number in demands.items():
+                self._patch(*place, number)
+        else:
+            self._copy(i, value, demands)
 
-    def _patch(self, index: int, i: int, element: int, number: Any) -> None:
+    def _patch(self, index: int, k: int, element: int, number: int) -> None:
+        """Rewrite one element of a constant, for all that read it."""
+        edits = self._run.edits
+        array = edits.replaced.get((index, k))
+        array = self._constant(index, k).copy() if array is None else array
+        if array.ravel()[element] != number or (index, k) in edits.replaced:
+            array.reshape(-1)[element] = number
+            edits.replaced[index, k] = array
+
+    def _copy(self, i: int, value: ir.Value, demands: dict[tuple[int, int, int], int]) -> None:
+        """Let the current reader read a Concat of its own: others read another number from the one that is there."""
         run = self._run
-        node = run.graph.nodes[index]
-        value = node.inputs[i]
-        assert value is not None
-        before = run.graph.array(value) if run.graph.is_constant(value) else run.values[str(value.name)]
-        array = run.edits.replaced.get((index, i), before).copy()
-        if array.ravel()[element] not in {before.ravel()[element], number}:
+        node = value.producer()
+        assert node is not None
+        own = self._index[id(node)]
+        if node.op_type != "Concat" or any(index != own for index, _, _ in demands):
             raise run.stuck("shares a size with a reader that needs another")
-        array.reshape(-1)[element] = number
-        run.edits.replaced[index, i] = array
+        parts: dict[int, npt.NDArray[Any]] = {}
+        for (_, k, element), number in demands.items():
+            parts.setdefault(k, self._constant(own, k).copy()).reshape(-1)[element] = number
+        run.edits.copied[run.index, i] = parts
+
+    def _constant(self, index: int, k: int) -> npt.NDArray[Any]:
+        """Return what a node reads as input `k` before it is rewritten."""
+        run = self._run
+        value = run.graph.nodes[index].inputs[k]
+        assert value is not None
+        return run.graph.array(value) if run.graph.is_constant(value) else run.values[str(value.name)]
 
     def _of(self, value: ir.Value) -> Ints:
         name = str(value.name)

@@ -252,7 +252,8 @@ class Tracer(Context):
             self._opaque(value, Reason(why, self.name))
 
     def _opaque(self, value: ir.Value, reason: Reason) -> None:
-        shape = self.shapes.get(str(value.name), ())
+        constant = self.graph.is_constant(value)
+        shape = self.graph.shape_of(value, self.shapes) if constant else self.shapes.get(str(value.name), ())
         label = self.labels.fresh(1)
         self.labels.freeze(label, reason)
         self.marks[str(value.name)] = Marked.of(label.reshape((1,) * len(shape)), shape)
