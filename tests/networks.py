@@ -1743,3 +1743,85 @@ def documented(rng):
     model.graph.node[1].name = ""
     model.graph.input[0].doc_string = "an image"
     return model
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Fused operators, and rarer ones
+
+
+_MICROSOFT = "com.microsoft"
+
+
+@network
+def attention_operator(rng):
+    """Two layers of a decoder: rotated queries and keys, grouped queries, no scale written down, a causal mask."""
+    net = Net(rng, opset=23, ir=11)
+    x = net.op("MatMul", net.input(["N", 6, 7], "tokens"), net.const(net.weights(7, 16, fan_in=7)))
+    angles = np.arange(9)[:, None] * (0.5 ** np.arange(2))
+    caches = [net.const(np.cos(angles), "cos"), net.const(np.sin(angles), "sin")]
+    places = net.op(
+        "Expand", net.const(np.arange(6)[None]), net.op("Slice", net.op("Shape", x), net.const([0]), net.const([2]))
+    )
+    for rotated in (True, False):
+        q, k, v = (net.op("MatMul", x, net.const(net.weights(16, width, fan_in=16))) for width in (16, 8, 12))
+        if rotated:
+            q, k = (net.op("RotaryEmbedding", y, *caches, places, num_heads=n) for y, n in ((q, 4), (k, 2)))
+        y = net.op("Attention", q, k, v, q_num_heads=4, kv_num_heads=2, is_causal=1)
+        x = net.op("Add", x, net.op("MatMul", y, net.const(net.weights(24, 16, fan_in=24))))
+    return net.model(net.op("MatMul", x, net.const(net.weights(16, 5, fan_in=16)), out="y"))
+
+
+@network
+def attention_operator_heads_apart(rng):
+    """Attention on [N, heads, tokens, D]; the keys are of another sequence."""
+    net = Net(rng, opset=24, ir=11)
+    tokens, memory = net.input(["N", 6, 7], "tokens"), net.input(["N", 4, 7], "memory")
+    parts = []
+    for source, heads, width in ((tokens, 4, 5), (memory, 2, 5), (memory, 2, 3)):
+        y = net.op("MatMul", source, net.const(net.weights(7, heads * width, fan_in=7)))
+        parts.append(net.op("Transpose", net.op("Reshape", y, net.const([0, 0, heads, width])), perm=[0, 2, 1, 3]))
+    y = net.op("Attention", *parts, net.const(net.vector(24).reshape(6, 4)))
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.const([0, 0, 12]))
+    return net.model(net.op("MatMul", y, net.const(net.weights(12, 5, fan_in=12)), out="y"))
+
+
+@network
+def transformer_block_fused(rng):
+    """A block as onnxruntime's optimiser for transformers leaves it."""
+    net = Net(rng)
+    net.domains[_MICROSOFT] = 1
+    x = net.op("MatMul", net.input(["N", 6, 7], "tokens"), net.const(net.weights(7, 12, fan_in=7)))
+    q, k, v = (net.op("MatMul", x, net.const(net.weights(12, width, fan_in=12))) for width in (12, 12, 15))
+    y = net.op("MultiHeadAttention", q, k, v, net.const(net.vector(39)), num_heads=3, domain=_MICROSOFT)
+    y = net.op("FusedMatMul", y, net.const(net.weights(12, 15, fan_in=15)), transB=1, domain=_MICROSOFT)
+    norm = [net.const(net.vector(12, 0.5, 1.5)) for _ in range(3)]
+    y, _, _, x = net.multi("SkipLayerNormalization", y, x, *norm, outs=["norm", "", "", "sum"], domain=_MICROSOFT)
+    y = net.op("MatMul", y, net.const(net.weights(12, 20, fan_in=12)))
+    y = net.op("BiasGelu", y, net.const(net.vector(20)), domain=_MICROSOFT)
+    y = net.op("Add", x, net.op("MatMul", y, net.const(net.weights(20, 12, fan_in=20))))
+    net.op("MatMul", y, net.const(net.weights(12, 5, fan_in=12)), out="y")
+    return net.model(("y", ["N", 6, 5]))  # shape inference knows none of these operators
+
+
+@network
+def deformable(rng):
+    """A deformable convolution, its offsets and its mask from layers of their own; then patches put together."""
+    net = Net(rng, opset=19, ir=9)
+    x = net.block(net.image(size=8), 3, 8)
+    offsets, mask = net.conv(x, 8, 18), net.op("Sigmoid", net.conv(x, 8, 9))
+    weight, bias = net.const(net.weights(12, 8, 3, 3)), net.const(net.vector(12))
+    x = net.relu(net.op("DeformConv", x, weight, offsets, bias, mask, pads=[1, 1, 1, 1]))
+    x = net.op("Reshape", net.conv(x, 12, 16), net.const([0, 16, 64]))
+    x = net.op("Col2Im", x, net.const([16, 16]), net.const([2, 2]), strides=[2, 2])
+    return net.model(net.head(net.relu(x), 4))
+
+
+@network
+def all_quantised(rng):
+    """Nothing that is a layer."""
+    net = Net(rng)
+    scale, zero = net.const(np.float32(0.05)), net.const(np.uint8(128), dtype=np.uint8)
+    weight, none = net.const(rng.integers(-60, 60, (8, 3, 3, 3)), dtype=np.int8), net.const(np.int8(0), dtype=np.int8)
+    x = net.op("QuantizeLinear", net.image(), scale, zero)
+    x = net.op("QLinearConv", x, scale, zero, weight, net.const(np.float32(0.01)), none, scale, zero)
+    return net.model(net.op("GlobalAveragePool", net.op("DequantizeLinear", x, scale, zero), out="y"))

@@ -70,7 +70,7 @@ def cut_model(trace: Trace, keep: Mask) -> onnx.ModelProto:
 
 def masked_model(trace: Trace, keep: Mask) -> onnx.ModelProto:
     """The original with zeros wherever a removed channel is read."""
-    return masked(trace.graph, follow(trace, keep))
+    return ir.to_proto(masked(trace.graph, follow(trace, keep)))
 
 
 def equivalence(path: Path, feeds: Feeds, trace: Trace, keep: Mask) -> float:

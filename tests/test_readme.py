@@ -88,7 +88,9 @@ def test_commands_run_in_order_and_print_what_the_readme_says(folder: Path) -> N
 def test_python_examples_run(folder: Path) -> None:
     for _, text in blocks("python"):
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        result = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True, env=env, check=False)
+        result = subprocess.run(
+            [sys.executable, "-c", text], cwd=folder, capture_output=True, text=True, env=env, check=False
+        )
         assert result.returncode == 0, result.stderr
 
 

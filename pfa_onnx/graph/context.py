@@ -56,6 +56,7 @@ class Context(Declarations):
     def run(self) -> None:
         """Apply every node's rule, in execution order."""
         from pfa_onnx.graph.ops import rule_for, unknown  # noqa: PLC0415 - the rules are written against this module
+        from pfa_onnx.graph.ops.refusals import refusal  # noqa: PLC0415
 
         for value in self.graph.model.graph.inputs:
             if not value.is_initializer():
@@ -70,7 +71,8 @@ class Context(Declarations):
             self.apply(rule_for(self.node) if known else unknown)
             for value in captured(self.node):
                 if str(value.name) in self.marks:
-                    self.freeze(self.marks[str(value.name)].ids, f"is read inside the body of a {self.node.op_type}")
+                    why = f"is read in the body of {self.node.op_type}, {refusal(self.node)}"
+                    self.freeze(self.marks[str(value.name)].ids, why)
 
     def apply(self, rule: Callable[[Context], None]) -> None:
         """Run one rule on the current node."""
@@ -262,7 +264,7 @@ class Context(Declarations):
         missing = lifted.rank - len(shape)
         padded = (1,) * missing + tuple(shape)
         if not lifted.axes or padded[lifted.axes[-1]] == 1:  # blocks shrink along their last axis: one entry serves all
-            movement.broadcast_shape([padded, lifted.shape])
+            movement.require_fit(padded, lifted)
             return
         ids = self.uniform(lifted, [a for a in lifted.axes if padded[a] == 1])
         self.bind(i, Factor(ids.reshape(ids.shape[missing:])))
@@ -294,6 +296,7 @@ class Context(Declarations):
             one, other, stretched = other, one, stretched[::-1]
         alone = tuple(stretched[0]) == one.axes
         if not other.axes and one.axes and one.axes[-1] in stretched[0]:
+            movement.require_fit(other.shape, one)
             return Marked(one.ids, shape, one.axes)  # blocks shrink along their last axis: one entry serves all
         if stretched[1] or (stretched[0] and alone and other.axes):
             # an outer product: a position would carry two labels, so only one of the two may go

@@ -1,5 +1,7 @@
 """What a model costs, as papers count: parameters stored, and multiply-accumulates of Conv, Gemm and MatMul.
 
+An operator that is one of these under another name, or that holds two of them as Attention does, counts as they do.
+
 Parameters are the elements of all constants of rank 1 and more that hold weights (floats, or quantized integers
 that are dequantized), each stored once; running statistics of BatchNormalization are no parameters. One
 multiply-accumulate is one multiplication and one addition; a bias, a norm and an activation cost nothing.
@@ -21,6 +23,13 @@ _WEIGHT_TYPES = {
     ir.DataType.UINT8,
     ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2,
 }  # fmt: skip
+
+
+PLAIN = {
+    "DeformConv": "Conv", "FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul",
+    "TransposeMatMul": "MatMul",
+}  # fmt: skip
+_ATTENTION = {("", "Attention"), ("ai.onnx", "Attention"), ("com.microsoft", "MultiHeadAttention")}
 
 
 def parameters(graph: Graph) -> int:
@@ -70,22 +79,37 @@ def macs(graph: Graph, shapes: Shapes, samples: int = 1) -> int:
 
 def node_macs(graph: Graph, node: ir.Node, shapes: Shapes) -> int:
     """Count the multiply-accumulates of one node; 0 for operators that papers do not count."""
-    if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} or all(
-        graph.is_constant(v) for v in node.outputs
-    ):
+    kind = PLAIN.get(node.op_type, node.op_type)
+    counted = kind in {"Conv", "ConvTranspose", "Gemm", "MatMul"} or is_attention(node)
+    if not counted or len(node.inputs) < 2 or all(graph.is_constant(v) for v in node.outputs):
         return 0
     x, w = (_shape(graph, v, shapes) for v in node.inputs[:2])
     out = shapes.get(str(node.outputs[0].name))
     if x is None or w is None or out is None:
         return 0
-    if node.op_type == "Conv":  # every output position sums over one filter
+    if kind == "Conv":  # every output position sums over one filter
         return prod(out) * prod(w[1:])
-    if node.op_type == "ConvTranspose":  # every input position is spread over one filter
+    if kind == "ConvTranspose":  # every input position is spread over one filter
         return prod(x) * prod(w[1:])
-    if node.op_type == "Gemm":
-        flipped = "transA" in node.attributes and node.attributes["transA"].value
-        return prod(out) * x[0 if flipped else 1]
-    return prod(out) * x[-1]
+    if is_attention(node):  # Q K^T, and its product with V: every channel of Q and of the output meets every key
+        return _keys(graph, node, shapes, w) * (prod(x) + prod(out))
+    return prod(out) * x[-2 if _flag(node, "transA") else -1]
+
+
+def is_attention(node: ir.Node) -> bool:
+    """Tell whether a node holds the two products of attention, and no weights."""
+    return (node.domain, node.op_type) in _ATTENTION
+
+
+def _keys(graph: Graph, node: ir.Node, shapes: Shapes, key: tuple[int, ...]) -> int:
+    """Return how many keys there are, those of an earlier run included."""
+    i = 4 if node.op_type == "Attention" else 6
+    past = _shape(graph, node.inputs[i], shapes) if i < len(node.inputs) else None
+    return key[-2] + (past[2] if past else 0)
+
+
+def _flag(node: ir.Node, name: str) -> bool:
+    return name in node.attributes and bool(node.attributes[name].value)
 
 
 def _shape(graph: Graph, value: ir.Value | None, shapes: Shapes) -> tuple[int, ...] | None:

@@ -41,8 +41,11 @@ class Declarations(ABC):
         """Say that labels must stay; the current node is the one that says so."""
 
     @abstractmethod
-    def blocks(self, rows: Ints) -> None:
-        """Say that every row of [rows, n] must keep equally many, and at least one."""
+    def blocks(self, rows: Ints, *, grouped: bool = False) -> None:
+        """Say that every row of [rows, n] must keep equally many, and at least one.
+
+        grouped: what is left of a row must stay in it, as a grouped convolution demands.
+        """
 
     @abstractmethod
     def born(self, i: int, axis: int) -> Ints:

@@ -99,12 +99,12 @@ class Follower(Context):
     def freeze(self, ids: Ints, why: str) -> None:
         """Frozen labels were never removed."""
 
-    def blocks(self, rows: Ints) -> None:
+    def blocks(self, rows: Ints, *, grouped: bool = False) -> None:
         """Balance was established before the cut; a grouped convolution also needs every block to hold its own."""
-        if self.node.op_type not in {"Conv", "ConvTranspose"}:
+        if not grouped:
             return
         self._blocks_seen = (self.index, self._blocks_seen[1] + 1 if self._blocks_seen[0] == self.index else 0)
-        old = [r.ids for r in self.trace.rows if r.index == self.index][self._blocks_seen[1]]
+        old = [r.ids for r in self.trace.rows if r.index == self.index and r.grouped][self._blocks_seen[1]]
         for was, now in zip(old, rows.reshape(-1, rows.shape[-1]), strict=True):
             if not np.array_equal(np.sort(was[self.keep[was]]), np.sort(now)):
                 raise self.stuck("reads channels that left their block")
@@ -255,11 +255,13 @@ class Follower(Context):
             return movement.reshape(new, shape)
         wanted = list(shape)
         result = self.trace.marks[str(self.node.outputs[0].name)]
+        assert self.trace.roots is not None
+        apart = varying(movement.shrink(self.trace.roots[result.ids]))  # what goes together does not tell axes apart
         for left, right in movement.regroup(old.shape, shape):
             now = prod(new.shape[a] for a in left)
             if now == prod(old.shape[a] for a in left):
                 continue
-            shrinking = [a for a in right if result.varies(a)]
+            shrinking = [a for a in right if a in apart]
             if not shrinking:
                 raise self.stuck("merges channels that no longer line up")
             axis = shrinking[-1]

@@ -166,6 +166,14 @@ def lift_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
     return (1,) * (rank - len(shape)) + tuple(shape)
 
 
+def require_fit(shape: Sequence[int], x: Marked) -> None:
+    """Raise ValueError unless an operand that nothing is cut of still fits where `x` may have shrunk."""
+    broadcast_shape([shape, x.shape])
+    for axis in x.axes:
+        if shape[axis] not in {1, x.shape[axis]}:
+            raise ValueError(f"{x.shape[axis]} positions meet {shape[axis]} on axis {axis}")
+
+
 def size(shape: Sequence[int]) -> int:
     """Return the number of elements."""
     return prod(shape)

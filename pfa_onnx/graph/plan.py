@@ -93,7 +93,7 @@ def _tie_crossed(tracer: Tracer) -> set[int]:
     """
     trace = tracer.finish()
     crossed = set()
-    grouped = [b for b in trace.blocks if tracer.graph.nodes[b.index].op_type in {"Conv", "ConvTranspose"}]
+    grouped = [block for block in trace.blocks if block.grouped]
     for k, split in enumerate(trace.splits):
         rows = split_rows(split.ids)
         if rows is None or len(rows) < 2 or (rows == rows[0]).all():

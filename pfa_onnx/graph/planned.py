@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from pfa_onnx.graph.cost import node_macs, weights
+from pfa_onnx.graph.cost import is_attention, node_macs, weights
 from pfa_onnx.graph.declarations import Factor, Use
 from pfa_onnx.graph.edits import Mask
 from pfa_onnx.graph.labels import varying
@@ -76,6 +76,9 @@ class Planned:
                 return kept_share(factors, keep)
         node = self.trace.graph.nodes[index]
         made, read = (self.trace.marks.get(str(v.name)) for v in (node.outputs[0], node.inputs[0]) if v is not None)
+        if is_attention(node) and made is not None and read is not None:  # Q K^T, and its product with V
+            parts = [(prod(x.shape), float(keep[x.ids].mean())) for x in (read, made)]
+            return sum(size * kept for size, kept in parts) / max(sum(size for size, _ in parts), 1)
         share = float(keep[made.ids].mean()) if made is not None else 1.0
         if read is not None and read.axes and read.axes[-1] == read.rank - 1:  # what is summed over
             share *= float(keep[read.ids].mean())

@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
+from pfa_onnx.graph.cost import PLAIN
 from pfa_onnx.graph.declarations import Array
 from pfa_onnx.graph.model import Graph
 
@@ -20,7 +21,7 @@ def redraw(graph: Graph, seed: int) -> None:
     """
     random = np.random.default_rng(seed)
     for node in graph.nodes:
-        kind = node.op_type
+        kind = PLAIN.get(node.op_type, node.op_type)
         if kind == "BatchNormalization":
             for i, start in enumerate(_NORM_START, start=1):
                 _fill(graph, node, i, lambda old, start=start: np.full(old.shape, start))
@@ -29,15 +30,15 @@ def redraw(graph: Graph, seed: int) -> None:
                 _fill(
                     graph, node, i, lambda old, node=node: random.normal(0, np.sqrt(2 / _fan_in(node, old)), old.shape)
                 )
-            _fill(graph, node, 2, lambda old: np.zeros(old.shape))
+            _fill(graph, node, 3 if node.op_type == "DeformConv" else 2, lambda old: np.zeros(old.shape))
 
 
 def _fan_in(node: ir.Node, weight: Array) -> int:
-    if node.op_type == "Conv":
+    if PLAIN.get(node.op_type) == "Conv" or node.op_type == "Conv":
         return max(prod(weight.shape[1:]), 1)
     if node.op_type == "ConvTranspose":
         return max(int(weight.shape[0]) * prod(weight.shape[2:]), 1)
-    flipped = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].value
+    flipped = "transB" in node.attributes and node.attributes["transB"].value
     return max(int(weight.shape[-1 if flipped else 0]), 1)
 
 

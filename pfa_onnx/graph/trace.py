@@ -47,10 +47,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that must keep equally many, and at least one: `ids` is [rows, n], said by node `index`."""
+    """Rows that must keep equally many, and at least one: `ids` is [rows, n], said by node `index`.
+
+    grouped: what is left of a row must stay in it.
+    """
 
     ids: Ints
     index: int
+    grouped: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,10 +118,10 @@ class Trace:
         """All rows that must keep equally many, those of split axes included, each set once."""
         found: dict[bytes, Rows] = {}
         splits = [(split_rows(split.ids), split.index) for split in self.splits]
-        for ids, index in [(r.ids, r.index) for r in self.rows] + [(ids, i) for ids, i in splits if ids is not None]:
-            key = ids.tobytes() + str(ids.shape).encode()
+        for rows in [*self.rows, *(Rows(ids, index) for ids, index in splits if ids is not None)]:
+            key = rows.ids.tobytes() + str((rows.ids.shape, rows.grouped)).encode()
             if key not in found:
-                found[key] = Rows(np.unique(ids, axis=0), index)
+                found[key] = replace(rows, ids=np.unique(rows.ids, axis=0))
         return tuple(found.values())
 
 
@@ -171,8 +175,8 @@ class Tracer(Context):
     def freeze(self, ids: Ints, why: str) -> None:
         self.labels.freeze(ids, Reason(why, self.name))
 
-    def blocks(self, rows: Ints) -> None:
-        self._rows.append(Rows(np.ascontiguousarray(rows.reshape(-1, rows.shape[-1])), self.index))
+    def blocks(self, rows: Ints, *, grouped: bool = False) -> None:
+        self._rows.append(Rows(np.ascontiguousarray(rows.reshape(-1, rows.shape[-1])), self.index, grouped))
 
     def born(self, i: int, axis: int) -> Ints:
         return self._fresh((self.index, i, axis), self.operand_shape(i)[axis])
@@ -274,7 +278,7 @@ class Tracer(Context):
             marks={name: Marked(to[m.ids], m.shape, m.axes) for name, m in self.marks.items()},
             binds=factors,
             births={key: to[ids] for key, ids in self._births.items()},
-            rows=tuple(Rows(to[r.ids], r.index) for r in self._rows),
+            rows=tuple(replace(r, ids=to[r.ids]) for r in self._rows),
             splits=tuple(Split(to[s.ids], s.index) for s in self._splits),
             layers=self._finished_layers(to, frozen) if roots is None else (),
             frozen=frozen,

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfa_onnx.errors import DataError, StatsError, UsageError
+from pfa_onnx.errors import DataError, ModelError, StatsError, UsageError
 from pfa_onnx.graph.cost import macs, parameters
 from pfa_onnx.graph.model import Graph, files_size
+from pfa_onnx.graph.ops.refusals import way_out
 from pfa_onnx.graph.taps import probe, tapped
 from pfa_onnx.graph.trace import Traced, Tracer
 from pfa_onnx.options import DataOptions, Hooks
@@ -23,7 +24,7 @@ from pfa_onnx.stats.data import Batch, Dataset, open_data, require_two
 from pfa_onnx.stats.preprocess import make_preprocess
 from pfa_onnx.stats.session import Runner, batch_size_for, fixed_batch, prefetch, run_padded
 from pfa_onnx.stats.statsfile import StatsFile, load_stats
-from pfa_onnx.steps.serialized import runnable
+from pfa_onnx.steps.serialized import load_runner
 
 Array = npt.NDArray[Any]
 
@@ -59,6 +60,7 @@ def measure(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
     kept = _kept(first)
     shapes, probed = learn_shapes(graph, kept)
     layers = find_layers(graph, shapes)
+    _report_refused(graph, hooks)
     calibration = _Calibration(graph, layers, options, size)
     seen = 0
     with np.errstate(over="ignore", invalid="ignore"):
@@ -153,19 +155,33 @@ def learn_shapes(graph: Graph, inputs: Mapping[str, Array]) -> tuple[dict[str, t
     count = fixed_batch(graph.inputs) or 1
     feeds = {name: _rows(array, count) for name, array in inputs.items()}
     proto, wanted = probe(graph)
-    with runnable(proto, graph) as model:
-        runner = Runner(model, providers="cpu", external_dir=graph.directory)
-        found = runner.run(feeds, list(wanted))
+    found = load_runner(proto, graph, "cpu").run(feeds, list(wanted))
     shapes = {wanted[tap]: tuple(int(n) for n in shape) for tap, shape in found.items()}
     shapes.update({name: tuple(array.shape) for name, array in feeds.items()})
     return shapes, count
 
 
 def find_layers(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> tuple[Traced, ...]:
-    """Return the model's layers, in graph order."""
+    """Return the model's layers, in graph order.
+
+    Raises ModelError where there are none: an empty report would look as if everything had been looked at.
+    """
     tracer = Tracer(graph, shapes)
     tracer.run()
-    return tracer.finish().layers
+    layers = tracer.finish().layers
+    if not layers:
+        raise _no_layers(graph)
+    return layers
+
+
+def _no_layers(graph: Graph) -> ModelError:
+    found = way_out(graph)
+    if found is None:
+        what, fix = "it has no Conv, Gemm or MatMul with a constant weight", "export the model with its weights inside"
+    else:
+        kinds, names, fix = found
+        what = f"all it computes with are {kinds} ({names})"
+    return ModelError(f"there is no layer to prune: {what}", at=str(graph.path), fix=fix)
 
 
 def describe_model(graph: Graph, shapes: Mapping[str, tuple[int, ...]], samples: int) -> ModelInfo:
@@ -187,8 +203,7 @@ class _Calibration:
         self._taps: dict[str, str] = {}
         if layers:
             proto, self._taps = tapped(graph, layers)
-            with runnable(proto, graph) as model:
-                self._runner = Runner(model, providers=options.providers, external_dir=graph.directory)
+            self._runner = load_runner(proto, graph, options.providers)
             self.provider = self._runner.provider
 
     def add(self, batch: Batch) -> None:
@@ -251,6 +266,14 @@ def _rows(array: Array, count: int) -> Array:
 def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
     yield first
     yield from rest
+
+
+def _report_refused(graph: Graph, hooks: Hooks) -> None:
+    """Say that there is more in the model than layers that can be pruned: the table shows layers only."""
+    found = way_out(graph)
+    if found is not None:
+        what, names, fix = found
+        hooks.warn(f"{what} are left alone ({names}): {fix}")
 
 
 def _report_skipped(dataset: Dataset, hooks: Hooks) -> None:

@@ -669,7 +669,7 @@ case("InstanceNormalization", lambda n, x: n.op("InstanceNormalization", x, n.co
 case("InstanceNormalization", lambda n, x: n.op("InstanceNormalization", x, n.const(n.vector(8)), n.const(n.vector(8)), epsilon=0.1), "one dimension",
      host="line")  # fmt: skip
 case("InstanceNormalization", lambda n, x: n.op("Reshape", n.op("InstanceNormalization", n.op("Reshape", x, n.const([0, 4, -1])), n.const(n.vector(4)),
-     n.const(n.vector(4))), n.const([0, 8, 6, 6])), "over pairs of channels", free=False, through=True)  # fmt: skip
+     n.const(n.vector(4))), n.const([0, 8, 6, 6])), "over pairs of channels")  # fmt: skip
 
 
 def _norm(kind: str, *shape: int, **attributes: object) -> Build:
@@ -696,11 +696,15 @@ case(
     "GroupNormalization",
     lambda n, x: n.op("GroupNormalization", x, n.const(n.vector(8)), n.const(n.vector(8)), num_groups=2),
     opset=21,
-    free=False,
-    through=True,
 )
 case("GroupNormalization", lambda n, x: n.op("GroupNormalization", x, n.const(n.vector(8)), n.const(n.vector(8)), num_groups=8), "a group a channel",
-     opset=21, free=False)  # fmt: skip
+     opset=21)  # fmt: skip
+case("GroupNormalization", lambda n, x: n.op("GroupNormalization", x, n.const(n.vector(8)), n.const(n.vector(8)), num_groups=1), "one group",
+     opset=21, free=False, through=True)  # fmt: skip
+case("GroupNormalization", lambda n, x: n.op("GroupNormalization", x, n.const(n.vector(4)), n.const(n.vector(4)), num_groups=4), "a scale a group",
+     opset=18)  # fmt: skip
+case("InstanceNormalization", lambda n, x: n.op("Reshape", n.op("InstanceNormalization", n.op("Reshape", x, n.const([0, 1, -1])), n.const(n.vector(1)),
+     n.const(n.vector(1))), n.const([0, 8, 6, 6])), "over all channels", free=False, through=True)  # fmt: skip
 case("MeanVarianceNormalization", lambda n, x: n.op("MeanVarianceNormalization", x))
 case(
     "MeanVarianceNormalization",
@@ -857,7 +861,7 @@ case("Reshape", lambda n, x: n.op("Reshape", n.op("Transpose", n.op("Reshape", n
      perm=[0, 2, 1, 3]), n.const([0, 12, 6, 6])), "shuffled behind groups")  # fmt: skip
 case("Reshape", lambda n, x: n.op("Reshape", n.op("ReduceSum", n.op("Reshape", x, n.const([0, 4, 2, 36])), n.const([2]), keepdims=0), n.const([0, 4, 6, 6])),
      "pairs added")  # fmt: skip
-case("Reshape", lambda n, x: n.op("Reshape", x, n.const([-1, 4, 12, 6])), "channels in the rows", free=False)
+case("Reshape", lambda n, x: n.op("Reshape", x, n.const([-1, 4, 12, 6])), "channels in the rows")
 case("Reshape", lambda n, x: n.op("Reshape", x, n.const([-1, 8])), "channels into the batch", host="line", free=False)
 case("Reshape", lambda n, x: n.op("Reshape", n.op("MatMul", n.op("Reshape", x, n.const([-1, 6, 6])), n.const(n.weights(6, 4))), n.const([-1, 8, 6, 4])),
      "channels into the batch and back")  # fmt: skip
@@ -1418,6 +1422,57 @@ case(
 )
 
 # --- rarer operators of the standard ----------------------------------------------------------------------------------------
+
+
+def _best_tokens(net: Net, x: str, *, wide: str = "Expand") -> str:
+    """The tokens of the largest scores, as detection transformers choose their queries."""
+    scores = net.op("ReduceMax", _projected(net), axes=[2], keepdims=0)
+    best = net.op("Unsqueeze", net.multi("TopK", scores, net.const([3]), outs=2)[1], net.const([2]))
+    repeats = [1, 1, 12] if wide == "Tile" else [2, 3, 12]
+    return net.op("GatherElements", x, net.op(wide, best, net.const(repeats)), axis=1)
+
+
+def _last_token(net: Net, x: str) -> str:
+    """The token of the largest score of each sample, as CLIP pools a text."""
+    place = net.op("ArgMax", net.op("ReduceMax", _projected(net), axes=[2], keepdims=0), axis=1)
+    return net.op("GatherND", x, place, batch_dims=1)
+
+
+case("GatherElements", _best_tokens, "tokens by score", host="tokens")
+case(
+    "GatherElements",
+    lambda n, x: _best_tokens(n, x, wide="Tile"),
+    "indices that are tiled",
+    host="tokens",
+    free=False,
+    through=True,
+)
+case(
+    "GatherElements",
+    lambda n, x: n.op("GatherElements", x, n.op("ArgMax", _another(n, x), axis=2), axis=2),
+    "another layer chooses the row",
+)
+case(
+    "GatherElements",
+    lambda n, x: n.op("GatherElements", x, n.op("ArgMax", _another(n, x), axis=2), axis=1),
+    "over channels",
+    free=False,
+)
+case("GatherND", _last_token, "a token of each sample", host="tokens")
+case(
+    "GatherND",
+    lambda n, x: n.op("GatherND", x, n.const(np.array([[0, 1], [1, 3], [1, 0]]))),
+    "tokens by number",
+    host="tokens",
+)
+case("GatherND", lambda n, x: n.op("GatherND", x, n.const(np.array([[1], [0]]))), "samples by number", host="vector")
+case(
+    "GatherND",
+    lambda n, x: n.op("GatherND", x, n.const(np.array([[[3]], [[5]]])), batch_dims=1),
+    "over channels",
+    host="vector",
+    free=False,
+)
 
 case("CastLike", lambda n, x: n.op("CastLike", x, n.const(0.0)))
 case(

@@ -27,6 +27,11 @@ def net_of(build) -> onnx.ModelProto:
     return net.model(build(net))
 
 
+def fused(net: Net, kind: str, *inputs: str, **attributes: object) -> str:
+    net.domains["com.microsoft"] = 1
+    return net.op(kind, *inputs, domain="com.microsoft", **attributes)
+
+
 CONVOLUTIONS = {
     "dense": (lambda n: n.conv(n.image(4, 6), 4, 5, 3), 5 * 4 * 9 + 5, 6 * 6 * 5 * 4 * 9),
     "no bias": (lambda n: n.conv(n.image(4, 6), 4, 5, 3, bias=False), 5 * 4 * 9, 6 * 6 * 5 * 4 * 9),
@@ -40,6 +45,8 @@ CONVOLUTIONS = {
     "Gemm, transA": (lambda n: n.op("Gemm", n.op("Transpose", n.input(["N", 7])), n.const(n.weights(7, 5)), transA=1), 35, 35),
     "MatMul": (lambda n: n.op("MatMul", n.input(["N", 3, 7]), n.const(n.weights(7, 5))), 35, 3 * 7 * 5),
     "two activations": (lambda n: n.op("MatMul", n.input(["N", 3, 7]), n.op("Transpose", "image", perm=[0, 2, 1])), 0, 3 * 7 * 3),
+    "fused convolution": (lambda n: fused(n, "FusedConv", n.image(4, 6), n.const(n.weights(5, 4, 3, 3))), 5 * 4 * 9, 4 * 4 * 5 * 4 * 9),
+    "fused product, turned": (lambda n: fused(n, "FusedMatMul", n.input(["N", 7, 3]), n.const(n.weights(5, 7)), transA=1, transB=1), 35, 3 * 7 * 5),
     "activations and norms cost nothing": (lambda n: n.relu(n.bn(n.image(4, 6), 4)), 8, 0),
     "a number is no parameter": (lambda n: n.op("Mul", n.image(4, 6), n.const(2.0)), 0, 0),
     "indices are no parameters": (lambda n: n.op("Gather", n.image(4, 6), n.const([0, 2]), axis=1), 0, 0),
@@ -77,6 +84,13 @@ def test_running_statistics_in_constant_nodes_are_no_parameters():
     )
 
 
+def test_attention_costs_its_two_products():
+    """6 queries, 4 keys; 4 heads of 5 channels, values of 3."""
+    model = NETWORKS["attention_operator_heads_apart"](np.random.default_rng(0))
+    projections = 6 * 7 * 20 + 4 * 7 * 10 + 4 * 7 * 6 + 6 * 12 * 5
+    assert measured(model)[1] == projections + 6 * 4 * 4 * (5 + 3)
+
+
 def test_shared_weight_counts_once_but_is_computed_with_twice():
     model = NETWORKS["shared_conv_weight"](np.random.default_rng(0))
     conv, linear = 8 * 3 * 9 + 8, 12 * 10 + 10
@@ -85,7 +99,8 @@ def test_shared_weight_counts_once_but_is_computed_with_twice():
 
 
 @pytest.mark.parametrize("name", ["plain", "residual_add", "grouped_conv", "depthwise_multiplier", "flatten_gemm_nchw", "concat", "squeeze_excite_pool",
-                                  "shared_conv_weight", "conv_transpose", "attention", "nhwc", "channel_shuffle", "mixer"])  # fmt: skip
+                                  "shared_conv_weight", "conv_transpose", "attention", "nhwc", "channel_shuffle", "mixer", "attention_operator", "attention_operator_heads_apart",
+                                  "transformer_block_fused", "deformable"])  # fmt: skip
 def test_cost_in_closed_form_is_the_cost_of_the_cut_model(name):
     model = NETWORKS[name](np.random.default_rng(0))
     inputs = feeds(model, np.random.default_rng(0), n=2)

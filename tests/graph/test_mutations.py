@@ -20,10 +20,10 @@ from support import counts, settle_model, worst_equivalence
 from pfa_onnx.graph import cut as cut_module
 from pfa_onnx.graph import follow as follow_module
 from pfa_onnx.graph import ops
-from pfa_onnx.graph.context import Context
+from pfa_onnx.graph.context import Context, Factor
 from pfa_onnx.graph.labels import Labels
 from pfa_onnx.graph.movement import Marked
-from pfa_onnx.graph.ops import RULES, contraction
+from pfa_onnx.graph.ops import RULES, attention, contraction
 from pfa_onnx.graph.trace import Tracer
 
 NOTICED = 1e-3
@@ -251,6 +251,50 @@ mutant("unknown operator taken for element-wise: Softmax", between("Softmax", ax
 mutant("unknown operator taken for element-wise: Gather", "gather_permutation", unknown_but_guessed("Gather"))
 
 
+def tiled_heads(x: Marked, times: int) -> Marked:
+    ids = np.concatenate([x.ids] * times, axis=1) if x.varies(1) else x.ids
+    return Marked(ids, (x.shape[0], x.shape[1] * times, *x.shape[2:]), x.axes)
+
+
+mutant(
+    "Attention: its scale is not written down", "attention_operator_heads_apart", without("Attention", "rewrite_attr")
+)
+mutant("Attention: Q and K are not tied", "attention_operator", with_methods("Attention", join=first_without_ties))
+mutant("Attention: heads need not be equal", "attention_operator", without("Attention", "blocks"))
+mutant(
+    "Attention: queries grouped the other way",
+    "attention_operator_heads_apart",
+    patched(attention, "_spread", tiled_heads),
+)
+mutant(
+    "Attention: the bias of Q is not zeroed",
+    "transformer_block_fused",
+    patched(attention, "Factor", lambda ids, role: Factor(ids)),
+)
+mutant("RotaryEmbedding: other pairs", "attention_operator", attribute("interleaved", 1))
+mutant(
+    "RotaryEmbedding: one angle for each head",
+    "attention_operator",
+    patched(attention, "_pairs", lambda c, labels, turned, head: labels[: turned // 2]),
+)
+mutant("RotaryEmbedding: angles are not cut", "attention_operator", without("RotaryEmbedding", "bind"))
+mutant(
+    "DeformConv: bias forgotten",
+    "deformable",
+    with_methods("DeformConv", bind=lambda c, bind, i, *factors: bind(i, *factors) if i != 3 else None),
+)
+mutant("Col2Im: a block may lose a part", "deformable", without("Col2Im", "same"))
+mutant(
+    "Trilu over channels taken for element-wise",
+    lambda net: net.op(
+        "MatMul",
+        net.op("Trilu", net.op("MatMul", net.input(["N", 5, 7], "tokens"), net.const(net.weights(7, 12)))),
+        net.const(net.weights(12, 4)),
+    ),
+    with_methods("Trilu", freeze_along=no_freezing, out=lambda c, out, marked, k=0: out(c.mark(0), k)),
+)
+
+
 # --- engine ---------------------------------------------------------------------------------------------------------------
 
 
@@ -307,7 +351,9 @@ def test_mutant_is_caught(name, monkeypatch):
     assert error > NOTICED or counts(trace)[0] < may_go[0]
 
 
-@pytest.mark.parametrize("name", ["plain", "residual_add", "concat", "flatten_gemm_nchw", "attention"])
+@pytest.mark.parametrize(
+    "name", ["plain", "residual_add", "concat", "flatten_gemm_nchw", "attention", "attention_operator"]
+)
 def test_oracle_sees_every_read_that_is_not_masked(name, monkeypatch):
     """Without the zeros the masked model is the original, and no cut model is equal to that."""
     model = NETWORKS[name](np.random.default_rng(1))

@@ -191,7 +191,8 @@ row("y = LpNormalization<axis=1>(x)", "abcd@1", rows=["abcd"])
 row("y = LpNormalization(x)", "abcd@1")
 row("y = LRN<size=3>(x)", "....@1", stays="abcd")
 _text = "y = GroupNormalization<num_groups=2>(x, k, k)"
-row(_text, "....@1", const={"k": (4,)}, binds={"k": ["....@0"]}, stays="abcd", opset=21)
+row(_text, "aacc@1", const={"k": (4,)}, binds={"k": ["aacc@0"]}, same="ab cd", opset=21)
+row(_text, "aacc@1", const={"k": (2,)}, binds={"k": ["ac@0"]}, same="ab cd", opset=18)
 row(_text, "abcd@1", const={"k": (4,)}, binds={"k": ["abcd@0"]}, rows=["ab/cd"], opset=21, through=True)
 row(_text, "abcd@1", const={"k": (2,)}, rows=["ab/cd"], opset=18, through=True)
 row("y = MeanVarianceNormalization(x)", "abcd@1")
@@ -199,9 +200,10 @@ row("y = MeanVarianceNormalization<axes=[1]>(x)", "....@1", stays="abcd")
 row("y = MeanVarianceNormalization<axes=[1]>(x)", "abcd@1", rows=["abcd"], through=True)
 row(
     "g = Reshape(x, s); y = InstanceNormalization(g, k, k)",
-    "..../....@1,2",
+    "ac@1",
     const={"s": [0, 2, -1], "k": (2,)},
-    stays="abcd",
+    same="ab cd",
+    binds={"k": ["ac@0"]},
 )
 row("g = Reshape(x, s); y = InstanceNormalization(g, k, k)", "aaaabbbb/ccccdddd@1,2", const={"s": [0, 2, -1], "k": (2,)},
     rows=["aaaabbbb/ccccdddd"], through=True)  # fmt: skip
@@ -371,6 +373,29 @@ for _op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"):
     row(f"y = com.microsoft.{_op}(u, w, k)", "....@1", const={"k": (4,)}, same=TIED, stays="abcdefgh")
 row("y = SimplifiedLayerNormalization(x, k)", "abcd@1", const={"k": (2,)})
 row("y = SimplifiedLayerNormalization(u, k)", "....@1", const={"k": (4,)}, binds={"k": ["....@0"]}, stays="abcd")
+row("i = ArgMax<axis=2>(z); y = GatherElements<axis=2>(x, i)", "abcd@1", same=TIED)
+row(
+    "i = ArgMax<axis=1>(z); e = Expand(i, s); y = GatherElements<axis=2>(x, e)",
+    "abcd@1",
+    const={"s": [1, 4, 2, 2]},
+    stays="efgh",
+)
+row(
+    "i = ArgMax<axis=1>(z); e = Tile(i, s); y = GatherElements<axis=2>(x, e)",
+    "....@1",
+    const={"s": [1, 4, 1, 1]},
+    stays="abcdefgh",
+    same="ab ac ad",
+)
+row("i = ArgMax<axis=2>(z); y = GatherElements<axis=1>(x, i)", ".", stays="abcdefgh")
+row("y = GatherElements<axis=2>(x, i)", ".", const={"i": np.zeros((1, 4, 1, 2), np.int64)}, stays="abcd")
+row(
+    "t = Transpose<perm=[0, 2, 3, 1]>(x); i = ArgMax<axis=1>(z); y = GatherND<batch_dims=1>(t, i)",
+    "abcd@3",
+    stays="efgh",
+)
+row("y = GatherND(x, i)", "abcd@1", const={"i": np.zeros((3, 1), np.int64)})
+row("y = GatherND(x, i)", ".", const={"i": np.zeros((3, 2), np.int64)}, stays="abcd")
 row("y = CastLike(x, z)", "abcd@1")
 row("y = CastLike(k, x)", "ABC@0", const={"k": (3,)}, binds={"k": ["ABC@0"]})
 row("y = Trilu(x)", "abcd@1")

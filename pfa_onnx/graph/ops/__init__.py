@@ -12,12 +12,14 @@ from importlib import import_module
 import onnx_ir as ir
 
 from pfa_onnx.graph.context import Context
+from pfa_onnx.graph.ops.refusals import refusal
 
 Rule = Callable[[Context], None]
 
 RULES: dict[tuple[str, str], Rule] = {}
 
 _FAMILIES = (
+    "attention",
     "contraction",
     "einsum",
     "elementwise",
@@ -52,8 +54,9 @@ def rule_for(node: ir.Node) -> Rule:
 
 def unknown(c: Context) -> None:
     """Freeze what an operator without a rule reads; what it makes carries no channels."""
-    freeze_inputs(c, f"is read by {c.node.op_type}, which has no rule")
-    c.opaque(f"is made by {c.node.op_type}, which has no rule")
+    why = refusal(c.node)
+    freeze_inputs(c, f"is read by {c.node.op_type}, {why}")
+    c.opaque(f"is made by {c.node.op_type}, {why}")
 
 
 def refuse_inputs(c: Context, how: str) -> None:

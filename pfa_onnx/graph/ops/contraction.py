@@ -29,8 +29,20 @@ def conv_transpose(c: Context) -> None:
     _convolve(c, made_axis=1, read_axis=0)
 
 
-def _convolve(c: Context, made_axis: int, read_axis: int) -> None:
-    if not c.is_constant(1) or (c.has(2) and not c.is_constant(2)):
+@rule("DeformConv")
+def deform_conv(c: Context) -> None:
+    """A convolution that reads where the offsets say, scaled by a mask: both are the same for all channels."""
+    if int(c.attr("group", 1)) > 1 or int(c.attr("offset_group", 1)) > 1:
+        refuse_inputs(c, "in groups")
+        return
+    for i in c.activations():
+        if i in {2, 4}:
+            c.freeze(c.mark(i).ids, "chooses where DeformConv reads")
+    _convolve(c, made_axis=0, read_axis=1, bias=3)
+
+
+def _convolve(c: Context, made_axis: int, read_axis: int, bias: int = 2) -> None:
+    if not c.is_constant(1) or (c.has(bias) and not c.is_constant(bias)):
         refuse_inputs(c, "with a computed weight")
         return
     if c.is_constant(0):
@@ -51,8 +63,8 @@ def _convolve(c: Context, made_axis: int, read_axis: int) -> None:
     else:
         made, factors = _grouped(c, arriving, groups, transposed=read_axis == 0)
     c.bind(1, *factors)
-    if c.has(2):
-        c.bind(2, Factor(made))
+    if c.has(bias):
+        c.bind(bias, Factor(made))
     c.layer(1, made, axis=1)
     c.vector_out(made, 1)
 
@@ -82,17 +94,17 @@ def _grouped(c: Context, arriving: Ints, groups: int, *, transposed: bool) -> tu
     """
     rank = len(c.operand_shape(1))
     read = arriving.reshape(groups, -1)
-    c.blocks(read)
+    c.blocks(read, grouped=True)
     if not transposed:
         made = c.born(1, 0)
         rows = made.reshape(groups, -1)
-        c.blocks(rows)
+        c.blocks(rows, grouped=True)
         inner = np.repeat(read, rows.shape[1], axis=0)
         whole = inner.reshape(inner.shape + (1,) * (rank - 2))
         return made, (Factor(along(made, 0, rank), "made"), Factor(whole, "read"))
     made = c.grown("made", groups * c.operand_shape(1)[1])
     rows = made.reshape(groups, -1)
-    c.blocks(rows)
+    c.blocks(rows, grouped=True)
     inner = np.repeat(rows, read.shape[1], axis=0)
     whole = inner.reshape(inner.shape + (1,) * (rank - 2))
     return made, (Factor(along(arriving, 0, rank), "read"), Factor(whole, "made"))
@@ -119,28 +131,39 @@ def gemm(c: Context) -> None:
 @rule("MatMul")
 def matmul(c: Context) -> None:
     """Batched matrix product, numpy rules."""
+    multiply(c)
+
+
+def multiply(c: Context, flip_left: bool = False, flip_right: bool = False) -> None:
+    """Multiply matrices, numpy rules; an operand may have its last two axes the other way round."""
     left, right = c.operand_shape(0), c.operand_shape(1)
     if len(left) < 2 or len(right) < 2:
         refuse_inputs(c, "with a vector operand")
-    elif c.is_constant(1) and not c.is_constant(0) and _plain_matrix(right):
-        _weighted(c, x=0, read_axis=len(left) - 1, w=1, w_read=len(right) - 2, free_axis=-1)
+        return
+    read = len(left) - (2 if flip_left else 1), len(right) - (1 if flip_right else 2)
+    if c.is_constant(1) and not c.is_constant(0) and _plain_matrix(right):
+        _weighted(c, x=0, read_axis=read[0], w=1, w_read=read[1], free_axis=-1)
     elif c.is_constant(0) and not c.is_constant(1) and _plain_matrix(left):
-        _weighted(c, x=1, read_axis=len(right) - 2, w=0, w_read=len(left) - 1, free_axis=-2)
+        _weighted(c, x=1, read_axis=read[1], w=0, w_read=read[0], free_axis=-2)
     elif not c.is_constant(0) and not c.is_constant(1):
-        _product(c)
+        _product(c, _turned(c.mark(0), flip_left), _turned(c.mark(1), flip_right))
     else:
-        _batched(c, len(left), len(right))
+        _batched(c, ("km" if flip_left else "mk"), ("nk" if flip_right else "kn"))
 
 
-def _batched(c: Context, left: int, right: int) -> None:
+def _turned(x: Marked, flip: bool) -> Marked:
+    return movement.transpose(x, [*range(x.rank - 2), x.rank - 1, x.rank - 2]) if flip else x
+
+
+def _batched(c: Context, left: str, right: str) -> None:
     """One constant matrix for every index of the leading axes, as per-head weights are written."""
-    rank = max(left, right)
-    batch = "abcdefgh"[: rank - 2]
-    letters = batch[rank - left :] + "mk", batch[rank - right :] + "kn", batch + "mn"
+    ranks = [len(c.operand_shape(i)) for i in (0, 1)]
+    batch = "abcdefgh"[: max(ranks) - 2]
+    letters = [batch[max(ranks) - rank :] + own for rank, own in zip(ranks, (left, right), strict=True)]
     if c.is_constant(1):
-        contract_constant(c, Letters(letters[0], letters[1], letters[2]), x=0, w=1)
+        contract_constant(c, Letters(letters[0], letters[1], batch + "mn"), x=0, w=1)
     else:
-        contract_constant(c, Letters(letters[1], letters[0], letters[2]), x=1, w=0)
+        contract_constant(c, Letters(letters[1], letters[0], batch + "mn"), x=1, w=0)
 
 
 def _plain_matrix(shape: tuple[int, ...]) -> bool:
@@ -176,9 +199,8 @@ def _pass_free(c: Context, mark: Marked, read_axis: int, free_axis: int) -> None
     c.out(Marked(lifted.ids, extents, lifted.axes))
 
 
-def _product(c: Context) -> None:
+def _product(c: Context, one: Marked, other: Marked) -> None:
     """Two activations, as in Q.K^T and attention.V: the two summed axes are the same."""
-    one, other = c.mark(0), c.mark(1)
     rank = max(one.rank, other.rank)
     one, other = movement.lift(one, rank), movement.lift(other, rank)
     k_one, k_other = rank - 1, rank - 2

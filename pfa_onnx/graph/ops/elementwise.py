@@ -6,6 +6,7 @@ from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Context, Factor
 from pfa_onnx.graph.movement import Marked
 from pfa_onnx.graph.ops import computed, refuse_inputs, rule
+from pfa_onnx.graph.ops.reshaping import spread
 
 # fmt: off
 _UNARY = (
@@ -25,6 +26,15 @@ _BROADCAST = (
 def unary(c: Context) -> None:
     """Labels pass through."""
     c.out(c.mark(0))
+
+
+@rule("CastLike")
+def cast_like(c: Context) -> None:
+    """Labels pass; a constant that is cast like an activation is born with labels of its own."""
+    if c.is_constant(0):
+        spread(c)
+    else:
+        c.out(c.mark(0))
 
 
 @rule(*_BROADCAST)

@@ -133,6 +133,43 @@ def _gather_by_data(c: Context, x: Marked, axis: int) -> None:
     c.out(Marked(x.ids.reshape(ids_shape), extents, axes))
 
 
+@rule("GatherND")
+def gather_nd(c: Context) -> None:
+    """Every index picks a position along the leading axes; labels along the others pass."""
+    if c.is_constant(0):
+        refuse_inputs(c, "of a constant")
+        return
+    x, indices = c.mark(0), c.operand_shape(1)
+    picked = int(c.attr("batch_dims", 0)) + indices[-1]
+    if 1 in c.activations():
+        c.freeze(c.mark(1).ids, "chooses where GatherND reads")
+    c.steady(1)
+    if any(a < picked for a in x.axes):
+        refuse_inputs(c, "along its channels")
+        return
+    more = len(indices) - 1 - picked
+    ids = x.ids.reshape((1,) * (len(indices) - 1) + x.ids.shape[picked:])
+    c.out(Marked(ids, (*indices[:-1], *x.shape[picked:]), tuple(a + more for a in x.axes)))
+
+
+@rule("GatherElements")
+def gather_elements(c: Context) -> None:
+    """There is an index for every element: along all axes but one the indices have the channels of the data."""
+    if c.is_constant(0) or 1 not in c.activations():
+        refuse_inputs(c, "by constant indices, or from a constant")
+        return
+    marks, before, after = (c.mark(0), c.mark(1)), c.operand_shape(0), c.out_shape()
+    axis = int(c.attr("axis", 0)) % len(before)
+    varied = sorted({a for x in marks for a in x.axes})
+    if any(a == axis or before[a] != after[a] for a in varied):
+        refuse_inputs(c, "along its channels")
+        return
+    shapes = (tuple(n if a in varied else 1 for a, n in enumerate(x.shape)) for x in marks)
+    joined = c.join([Marked(x.ids, shape, x.axes) for x, shape in zip(marks, shapes, strict=True)])
+    extents = tuple(joined.shape[a] if a in varied else n for a, n in enumerate(after))
+    c.out(Marked(joined.ids, extents, joined.axes))
+
+
 def _embedding(c: Context) -> None:
     """Rows of a constant table are looked up; its other axes are free to shrink."""
     shape = c.operand_shape(0)
@@ -143,6 +180,22 @@ def _embedding(c: Context) -> None:
     labels = c.born(0, 1)
     c.bind(0, Factor(along(labels, 1, 2), "made"))
     c.vector_out(labels, -1)
+
+
+@rule("Trilu", "ReverseSequence", "CenterCropPad")
+def by_place(c: Context) -> None:
+    """What a position becomes depends on its place along some axes: labels pass along the others."""
+    x, kind = c.mark(0), c.node.op_type
+    if kind == "Trilu":
+        axes = [x.rank - 2, x.rank - 1]
+    elif kind == "ReverseSequence":
+        axes = [int(c.attr("batch_axis", 1)) % x.rank, int(c.attr("time_axis", 0)) % x.rank]
+    else:
+        axes = [int(a) % x.rank for a in c.attr("axes", range(x.rank))]
+    c.freeze_along(x, axes, f"is placed along its channels by {kind}")
+    rest = tuple(a for a in x.axes if a not in axes)
+    ids = x.ids[tuple(slice(0, 1) if a in axes else slice(None) for a in range(x.rank))]  # all of them stay
+    c.out(Marked(ids, tuple(x.shape[a] if a in rest else n for a, n in enumerate(c.out_shape())), rest))
 
 
 @rule("Pad")

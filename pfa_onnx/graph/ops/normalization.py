@@ -8,11 +8,15 @@ from pfa_onnx.graph.ops import rule
 
 @rule("BatchNormalization", "InstanceNormalization")
 def per_channel(c: Context) -> None:
-    """Scale, bias and statistics are one number a channel."""
+    """Scale, bias and statistics are one number a channel.
+
+    A group normalisation is often written as an instance normalisation of groups, [N, groups, rest]: whole groups may
+    go, for the statistics of the others do not change; or, where the user allows it, channels of every group.
+    """
     x = c.mark(0)
-    if c.node.op_type == "InstanceNormalization" and any(x.varies(axis) for axis in range(2, x.rank)):
-        # a group normalisation, written as one of groups: its parameters are one number a group
-        c.out(c.mixed(x, range(2, x.rank), "normalised", "statistics"))
+    within = [a for a in range(2, x.rank) if x.varies(a)]
+    if within and c.node.op_type == "InstanceNormalization" and (c.through_norm or not x.varies(1)):
+        c.out(c.mixed(x, within, "normalised", "statistics"))
         return
     labels = c.channels(x, 1)
     for i in range(1, len(c.node.inputs)):
@@ -66,19 +70,30 @@ def mean_variance(c: Context) -> None:
 
 @rule("GroupNormalization")
 def over_groups(c: Context) -> None:
-    """Channels of one group share a mean; scale and bias are one number a group, or a channel since opset 21."""
+    """Channels of a group share their statistics: whole groups may go, or, where the user allows it, some of each.
+
+    Scale and bias are one number a group, or a channel since opset 21.
+    """
     x = c.mark(0)
     if not x.axes:
         c.out(x)
         return
     labels = c.channels(x, 1)
-    if not c.through_norm:
-        c.freeze(labels, "is normalised over its channels by GroupNormalization (--through-norm prunes it)")
-    c.blocks(labels.reshape(int(c.attr("num_groups", 1)), -1))
-    c.narrowed(0)
+    groups = int(c.attr("num_groups", 1))
+    if c.through_norm:
+        c.blocks(labels.reshape(groups, -1))
+        c.narrowed(0)
+    else:
+        rows = labels.reshape(-1, c.operand_shape(0)[1] // groups)
+        if groups == 1:
+            c.freeze(labels, "is normalised over its channels by GroupNormalization (--through-norm prunes it)")
+        c.same(rows, rows[:, :1])
+        c.rewrite_attr("num_groups", len(rows))
     for i in (1, 2):
         if not c.is_constant(i):
             c.freeze(labels, "is scaled by a computed parameter of GroupNormalization")
         elif c.graph.opset >= 21:
             c.bind(i, Factor(labels))
+        elif not c.through_norm:
+            c.bind(i, Factor(rows[:, 0]))
     c.vector_out(labels, 1)

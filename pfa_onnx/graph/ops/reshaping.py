@@ -99,6 +99,18 @@ def depth_to_space(c: Context) -> None:
     c.vector_out(turned.vector(1), 1)
 
 
+@rule("Col2Im")
+def col_to_im(c: Context) -> None:
+    """[N, C * block, L] becomes [N, C, image...]: all positions of a channel's block leave together."""
+    labels, block = c.channels(c.mark(0), 1), c.known(2)
+    if block is None:
+        unknown(c)
+        return
+    rows = labels.reshape(-1, prod(int(n) for n in block.ravel()))
+    c.same(rows, rows[:, :1])
+    c.vector_out(rows[:, 0], 1)
+
+
 @rule("SpaceToDepth")
 def space_to_depth(c: Context) -> None:
     """[N, C, H, W] becomes [N, b*b*C, H/b, W/b]: every channel comes back b*b times."""
@@ -115,7 +127,7 @@ def expand(c: Context) -> None:
         unknown(c)
         return
     if c.is_constant(0):
-        _spread(c)
+        spread(c)
         return
     x = c.mark(0)
     before = movement.lift_shape(c.operand_shape(0), len(shape))
@@ -138,7 +150,7 @@ def expand(c: Context) -> None:
     c.out(Marked(lifted.ids, extents, lifted.axes))
 
 
-def _spread(c: Context) -> None:
+def spread(c: Context) -> None:
     """Spread a learned vector, as class tokens are: it is born with labels of its own."""
     own = c.operand_shape(0)
     wide = [a for a, n in enumerate(own) if n > 1]
@@ -165,7 +177,7 @@ def tile(c: Context) -> None:
         unknown(c)
         return
     if c.is_constant(0):
-        _spread(c)
+        spread(c)
         return
     x = c.mark(0)
     counts = [int(n) for n in repeats]
