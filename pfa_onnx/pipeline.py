@@ -29,7 +29,7 @@ from pfa_onnx.steps.apply import check_target, cut_copy, embed_recipe, model_byt
 from pfa_onnx.steps.compare import compare
 from pfa_onnx.steps.decide import Decider, Decision
 from pfa_onnx.steps.latency import latency_ratio
-from pfa_onnx.steps.measure import Measured, describe_model, glimpse, measure, recall
+from pfa_onnx.steps.measure import Measured, describe_model, glimpse, measure, recall, without_covariances
 from pfa_onnx.steps.replay import read_recipe
 
 KL = Method("kl")
@@ -105,6 +105,8 @@ def prune(
             plan = replace(plan or PlanOptions(), through_norm=replayed.through_norm)
         decider = Decider(measured, plan or PlanOptions(), hooks, timed=timed, replays=recipe is not None)
         decision = decider.replay(replayed) if replayed else decider.decide(method or KL)
+        del decider
+        measured = without_covariances(measured)  # the proof needs the room
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
         embed_recipe(small, decision, graph.sha256)
@@ -141,8 +143,9 @@ def _measured(graph: Graph, data: DataOptions, stats: Path | None, hooks: Hooks)
 
 def _size_after(small: Graph, decision: Decision, samples: int, written: int | None) -> Size:
     shapes = {**decision.trace.shapes, **decision.edits.shapes}
-    kept = {str(v.name) for node in small.nodes for v in node.outputs}
-    shapes = {name: shape for name, shape in shapes.items() if name in kept or name in {s.name for s in small.inputs}}
+    kept = {str(v.name) for node in small.nodes for v in node.outputs if not small.is_constant(v)}
+    kept |= {spec.name for spec in small.inputs}  # constants are as wide as they now are, wherever they are made
+    shapes = {name: shape for name, shape in shapes.items() if name in kept}
     return Size(parameters(small), macs(small, shapes, samples), model_bytes(small) if written is None else written)
 
 

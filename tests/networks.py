@@ -1825,3 +1825,54 @@ def all_quantised(rng):
     x = net.op("QuantizeLinear", net.image(), scale, zero)
     x = net.op("QLinearConv", x, scale, zero, weight, net.const(np.float32(0.01)), none, scale, zero)
     return net.model(net.op("GlobalAveragePool", net.op("DequantizeLinear", x, scale, zero), out="y"))
+
+
+@network
+def position_table_sliced(rng):
+    """Positions are as many as the tokens: rows of a learned table, cut off at a computed end."""
+    net = Net(rng)
+    x = net.op("MatMul", net.input(["N", 7, 6], "tokens"), net.const(net.weights(6, 8)))
+    length = net.op("Gather", net.op("Shape", x), net.const([1]))
+    table = net.const(net.rng.standard_normal((1, 12, 8)), "table")
+    x = net.op("Add", x, net.op("Slice", table, net.const([0]), length, net.const([1])))
+    return net.model((net.op("MatMul", net.relu(x), net.const(net.weights(8, 5))), ["N", 7, 5]))
+
+
+@network
+def position_table_gathered(rng):
+    """The same, looked up by positions that are computed from the shape."""
+    net = Net(rng)
+    x = net.op("MatMul", net.input(["N", 7, 6], "tokens"), net.const(net.weights(6, 8)))
+    length = net.op("Gather", net.op("Shape", x), net.const(1))
+    places = net.op("Range", net.const(0), length, net.const(1))
+    x = net.op("Add", x, net.op("Gather", net.const(net.rng.standard_normal((12, 8)), "table"), places))
+    return net.model((net.op("MatMul", net.relu(x), net.const(net.weights(8, 5))), ["N", 7, 5]))
+
+
+@network
+def computed_shape_of_two_readers(rng):
+    """Queries and values take one computed shape, as a dynamo export shares it; the values keep all their channels."""
+    net = Net(rng, opset=18)
+    x = net.input(["N", "S", 8], "tokens")
+    shape = net.op("Concat", net.op("Shape", x, start=0, end=2), net.const([2]), net.const([4]), axis=0)
+    flat = net.const([0, 0, -1])
+    parts = []
+    for kind, more in (("Relu", {}), ("Softmax", {"axis": -1}), ("Tanh", {})):
+        y = net.op("Reshape", net.op("MatMul", x, net.const(net.weights(8, 8))), shape)
+        y = net.op("Reshape", net.op(kind, y, **more), flat)
+        parts.append(net.op("MatMul", y, net.const(net.weights(8, 3))))
+    return net.model((net.op("Sum", *parts), ["N", "S", 3]))
+
+
+@network
+def split_at_a_computed_place(rng):
+    """torch.split(x, [5, 11], 1) as TorchScript writes it: the first piece has what the second one leaves."""
+    net = Net(rng)
+    x = net.conv(net.image(), 3, 16)
+    channels = net.op("Gather", net.op("Shape", x), net.const([1]))
+    place = net.op("Sub", channels, net.const([11]))
+    end = net.op("Add", place, net.const([11]))
+    first = net.op("Slice", x, net.const([0]), place, net.const([1]))
+    second = net.op("Slice", x, place, end, net.const([1]))
+    y = net.op("Add", net.conv(net.relu(first), 5, 6), net.conv(net.op("Tanh", second), 11, 6))
+    return net.model(net.head(y, 6))

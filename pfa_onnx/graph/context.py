@@ -101,10 +101,15 @@ class Context(Declarations):
         return True
 
     def _spreads_parameters(self) -> bool:
-        """Tell whether a learned constant is spread over a computed shape, as class tokens are: that is data."""
+        """Tell whether a learned constant meets computed shapes and positions, as class tokens and tables do."""
         first = self.node.inputs[0]
-        spreads = self.node.op_type in {"Expand", "Tile"} and first is not None and self.graph.is_constant(first)
-        return spreads and movement.size(self.graph.shape_of(first, self.shapes)) > 1  # type: ignore[arg-type]
+        if first is None or not self.graph.is_constant(first):
+            return False
+        shape = self.graph.shape_of(first, self.shapes)
+        if self.node.op_type in {"Expand", "Tile"}:
+            return movement.size(shape) > 1
+        picks = self.node.op_type in {"Gather", "Slice", "GatherND", "GatherElements"}
+        return picks and len(shape) > 1 and self.graph.array(first).dtype.kind == "f"
 
     def evaluated(self, inputs: Sequence[Array | None]) -> list[Array]:
         """Compute the current node on the host."""

@@ -28,10 +28,15 @@ _IMPURE = {
 }  # fmt: skip
 
 
+# onnxruntime's own had 16 and 4 bits before the standard's did.
+_OWN_NAME = {"DequantizeLinear", "QuantizeLinear"}
+
+
 def is_pure(node: ir.Node) -> bool:
-    """Tell whether a node of the standard computes its outputs from its inputs alone."""
+    """Tell whether a node of the standard, or one that means the same, computes its outputs from its inputs alone."""
     blocked = "block_size" in node.attributes and node.attributes["block_size"].value  # scales that no axis can follow
-    return node.domain in {"", "ai.onnx"} and node.op_type not in _IMPURE and not blocked
+    standard = node.domain in {"", "ai.onnx"} or (node.domain == "com.microsoft" and node.op_type in _OWN_NAME)
+    return standard and node.op_type not in _IMPURE and not blocked
 
 
 def evaluate(node: ir.Node, inputs: Sequence[Array | None], opset: int) -> list[Array]:
@@ -41,7 +46,7 @@ def evaluate(node: ir.Node, inputs: Sequence[Array | None], opset: int) -> list[
     """
     proto = ir.serde.serialize_node(node)
     try:
-        operator = _operator(node.op_type, opset)
+        operator = _operator(node.op_type, opset if node.domain != "com.microsoft" else _NEWEST)
         context = {"log": _silent, "opsets": {"": opset}, "verbose": 0, "new_ops": None}
         results = operator(proto, context).run(*inputs)
     except Exception as error:

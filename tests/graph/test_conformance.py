@@ -1049,22 +1049,32 @@ case(
 )
 
 
-def _quantized(net: Net, x: str, *, size: int | None = None, **attributes: object) -> str:
+def _quantized(net: Net, x: str, *, size: int | None = None, domain: str = "", **attributes: object) -> str:
     scale = net.const(net.vector(size, 0.02, 0.05) if size else np.float32(0.03))
     zero = net.const(np.full(size or (), 120), dtype=np.uint8)
-    q = net.op("QuantizeLinear", x, scale, zero, **attributes)
-    return net.op("DequantizeLinear", q, scale, zero, **attributes)
+    q = net.op("QuantizeLinear", x, scale, zero, domain=domain, **attributes)
+    return net.op("DequantizeLinear", q, scale, zero, domain=domain, **attributes)
 
 
+def _quantized_of_its_own(net: Net, x: str) -> str:
+    """A weight too, so that it has to be computed on the host."""
+    net.domains[MICROSOFT] = 1
+    x = _quantized(net, x, domain=MICROSOFT)
+    scale, zero = net.const(net.vector(9, 0.02, 0.05)), net.const(np.zeros(9, np.int16), dtype=np.int16)
+    weight = net.const(net.rng.integers(-100, 100, (9, 8, 1, 1)), dtype=np.int16)
+    weight = net.op("DequantizeLinear", weight, scale, zero, axis=0, domain=MICROSOFT)
+    return net.op("Conv", x, weight)
+
+
+MICROSOFT = "com.microsoft"
 for _kind in ("QuantizeLinear", "DequantizeLinear"):
+    case(f"com.microsoft.{_kind}", _quantized_of_its_own)
     case(_kind, lambda n, x: _quantized(n, x), "one scale")
     case(_kind, lambda n, x: _quantized(n, x, size=8), "a scale a channel")
     case(_kind, lambda n, x: _quantized(n, x, size=12, axis=-1), "a scale a channel, last", host="tokens")
     case(_kind, lambda n, x: _quantized(n, x, size=6, axis=2), "a scale a row")
 case("DequantizeLinear", lambda n, x: n.op("DequantizeLinear", n.op("Cast", n.op("Mul", n.op("Abs", x), n.const(30.0)), to=TensorProto.UINT8), n.const(0.05)),
      "no zero point", opset=10)  # fmt: skip
-
-MICROSOFT = "com.microsoft"
 
 
 def _fused(added: Callable[[Net], str] | None = None, **attributes: object) -> Build:

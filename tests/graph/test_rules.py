@@ -298,6 +298,14 @@ row(
     const={"n": 0.1, "k": (4,)},
     binds={"k": ["abcd@0"]},
 )
+_SCALES = {"n": 0.1, "k": (4,), "v": np.zeros(4, np.uint8), "o": np.zeros((), np.uint8)}
+row(
+    "y = com.microsoft.QuantizeLinear<axis=1>(x, k, v)",
+    "abcd@1",
+    const=_SCALES,
+    binds={"k": ["abcd@0"], "v": ["abcd@0"]},
+)
+row("q = QuantizeLinear(x, n, o); y = com.microsoft.DequantizeLinear(q, n, o)", "abcd@1", const=_SCALES)
 row("y = com.microsoft.FusedConv(x, k)", "ABC@1", const={"k": (3, 4, 1, 1)}, binds={"k": ["ABC@0", "abcd@1"]})
 row(
     "y = com.microsoft.FusedConv(x, k, v, z)",

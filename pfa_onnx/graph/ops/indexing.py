@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pfa_onnx.graph import movement
@@ -21,6 +23,8 @@ def slice_(c: Context) -> None:
         unknown(c)
         return
     listed = [int(a) % x.rank for a in axes] if axes is not None else list(range(len(starts)))
+    if c.is_constant(0):
+        x = _table(c, listed)
     by = [int(s) for s in steps] if steps is not None else [1] * len(starts)
     new_starts, new_ends = starts.copy(), ends.copy()
     result = x
@@ -105,11 +109,11 @@ def _restate(c: Context, *fields: tuple[str, int, Ints, Ints]) -> None:
 @rule("Gather")
 def gather(c: Context) -> None:
     """From an activation by constant indices: channels are picked. From a constant by data: an embedding."""
-    if c.is_constant(0):
-        _embedding(c)
-        return
     x, indices = c.mark(0), c.original(1)
     axis = int(c.attr("axis", 0)) % x.rank
+    if c.is_constant(0):
+        _gather_by_data(c, _table(c, [axis]), axis)
+        return
     if indices is None:
         if x.varies(axis):
             refuse_inputs(c, "by indices computed from data")
@@ -170,16 +174,20 @@ def gather_elements(c: Context) -> None:
     c.out(Marked(joined.ids, extents, joined.axes))
 
 
-def _embedding(c: Context) -> None:
-    """Rows of a constant table are looked up; its other axes are free to shrink."""
-    shape = c.operand_shape(0)
-    axis = int(c.attr("axis", 0)) % len(shape)
-    if axis != 0 or len(shape) != 2:
-        refuse_inputs(c, "of a constant that is no table")
-        return
-    labels = c.born(0, 1)
-    c.bind(0, Factor(along(labels, 1, 2), "made"))
-    c.vector_out(labels, -1)
+def _table(c: Context, picked: Sequence[int]) -> Marked:
+    """Return the labels of a learned constant of which parts are picked: born along the last axis that stays whole.
+
+    Tables of positions and of words are such constants; whole numbers are indices, and no channels.
+    """
+    value, shape = c.input(0), c.operand_shape(0)
+    whole = [a for a, n in enumerate(shape) if n > 1 and a not in picked]
+    if value is None or not whole or c.graph.array(value).dtype.kind != "f":
+        return c.mark(0)
+    axis = whole[-1]
+    labels = c.born(0, axis)
+    ids = along(labels, axis, len(shape))
+    c.bind(0, Factor(ids, "made"))
+    return Marked(ids, (*shape[:axis], len(labels), *shape[axis + 1 :]), (axis,))
 
 
 @rule("Trilu", "ReverseSequence", "CenterCropPad")

@@ -7,6 +7,7 @@ from pfa_onnx.graph.ops import refuse_inputs, rule
 
 
 @rule("DequantizeLinear", "QuantizeLinear")
+@rule("DequantizeLinear", "QuantizeLinear", domain="com.microsoft")
 def linear(c: Context) -> None:
     """Labels pass; scales along a labelled axis follow it."""
     x = c.mark(0)

@@ -39,14 +39,14 @@ _BY_OPERATOR: dict[str, dict[str, tuple[str, ...]]] = {
     },
     _MICROSOFT: {
         QUANTISED: (
-            "DequantizeBFP", "DequantizeLinear", "DequantizeWithOrder", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul",
+            "DequantizeBFP", "DequantizeWithOrder", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul",
             "GatherBlockQuantized", "GemmFloat8", "MatMulBlockQuantizedFp4Weight", "MatMulBlockQuantizedFp8Weight",
             "MatMulBnb4", "MatMulFpQ4", "MatMulInteger16", "MatMulIntegerToFloat", "MatMulNBits", "MatMulNBitsMlp",
             "MatMulNBitsQkv", "MulInteger", "NhwcMaxPool", "QAttention", "QEmbedLayerNormalization", "QGemm",
             "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearConv", "QLinearGlobalAveragePool",
             "QLinearLeakyRelu", "QLinearMul", "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
             "QMoE", "QOrderedAttention", "QOrderedGelu", "QOrderedLayerNormalization", "QOrderedLongformerAttention",
-            "QOrderedMatMul", "QuantizeBFP", "QuantizeLinear", "QuantizeWithOrder", "ReduceSumInteger",
+            "QOrderedMatMul", "QuantizeBFP", "QuantizeWithOrder", "ReduceSumInteger",
         ),
         FUSED: (
             "Attention", "BiasAdd", "BiasDropout", "BiasSoftmax", "BiasSplitGelu", "BitmaskBiasDropout",
