@@ -1876,3 +1876,14 @@ def split_at_a_computed_place(rng):
     second = net.op("Slice", x, place, end, net.const([1]))
     y = net.op("Add", net.conv(net.relu(first), 5, 6), net.conv(net.op("Tanh", second), 11, 6))
     return net.model(net.head(y, 6))
+
+
+@network
+def reshaped_as_the_stream(rng):
+    """y.reshape(x.shape): the target is the shape of a tensor that keeps all its channels."""
+    net = Net(rng)
+    x = net.op("Softmax", net.op("MatMul", net.input(["N", "S", 6], "tokens"), net.const(net.weights(6, 8))))
+    y = net.op("Reshape", net.op("MatMul", x, net.const(net.weights(8, 8))), net.const([0, 0, 2, 4]))
+    y = net.op("Reshape", net.op("Tanh", y), net.op("Shape", x))
+    y = net.op("Add", x, net.op("MatMul", y, net.const(net.weights(8, 8))))
+    return net.model((net.op("MatMul", y, net.const(net.weights(8, 5))), ["N", "S", 5]))

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from pfa_onnx.graph.declarations import Array, Use
-from pfa_onnx.graph.edits import Edits, Gather, Steps, gather_step
+from pfa_onnx.graph.edits import Edits, Gather, Mask, Steps, gather_step
 from pfa_onnx.graph.evaluate import is_pure
 from pfa_onnx.graph.model import Graph, captured
 
@@ -44,8 +44,8 @@ class Cutter:
             self._edit(value)
         for use, array in self.replaced.items():  # operands that were left out, or are computed from shapes
             self._read_new(use, f"{self._label(use)}_size", array)
-        for use, parts in self.edits.copied.items():
-            self._read_copy(use, parts)
+        for use, (which, wanted) in self.edits.overridden.items():
+            self._override(use, which, wanted)
         self._mend_shapes()
         self._drop_dead()
 
@@ -201,22 +201,17 @@ class Cutter:
             node.resize_inputs(i + 1)
         node.replace_input_with(i, self._fresh(name, array))
 
-    def _read_copy(self, use: Use, parts: dict[int, Array]) -> None:
-        """Let a node read a copy of what computes one of its operands, with some constants of its own."""
+    def _override(self, use: Use, which: Mask, wanted: Array) -> None:
+        """Let one reader of a computed operand read other numbers at some places."""
         reader = self.graph.nodes[use[0]]
         value = _given(reader.inputs[use[1]])
-        maker = value.producer()
-        assert maker is not None
-        inputs = [
-            self._fresh(f"{self._label(use)}_size", parts[k]) if k in parts else v for k, v in enumerate(maker.inputs)
-        ]
-        name = self._unused(f"{value.name}")
-        copy = ir.Node(
-            maker.domain, maker.op_type, inputs, list(maker.attributes.values()), name=name,
-            outputs=[ir.Value(name=name, type=value.type, shape=value.shape)],
-        )  # fmt: skip
-        self.graph.model.graph.insert_before(reader, copy)
-        reader.replace_input_with(use[1], copy.outputs[0])
+        constants = [self._fresh(f"{self._label(use)}_size", array) for array in (which, wanted)]
+        name = self._unused(f"{self._label(use)}_size")
+        result = ir.Value(name=name, type=value.type, shape=value.shape)
+        self.graph.model.graph.insert_before(
+            reader, ir.Node("", "Where", [*constants, value], name=name, outputs=[result])
+        )
+        reader.replace_input_with(use[1], result)
 
     def _label(self, use: Use) -> str:
         return str(self.graph.nodes[use[0]].name or self.graph.nodes[use[0]].outputs[0].name)

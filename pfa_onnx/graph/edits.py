@@ -53,7 +53,7 @@ class Narrowed:
 class Edits:
     """All changes to the graph: what the cut applies, and nothing else.
 
-    copied: operands, computed by a Concat, that are to be read from a copy of it with these parts in place of its own.
+    overridden: computed operands of which one reader reads some elements otherwise: (which ones, what it reads there).
     shapes: of changed tensors, in the traced run; extents: of these, the axes that changed.
     reads and sums are for the proof: what contractions read of removed channels, in constants and in activations;
     so is narrowed: which positions statistics are taken of.
@@ -61,7 +61,7 @@ class Edits:
 
     gathers: dict[Use, Gather] = field(default_factory=dict)
     replaced: dict[Use, Array] = field(default_factory=dict)
-    copied: dict[Use, dict[int, Array]] = field(default_factory=dict)
+    overridden: dict[Use, tuple[Mask, Array]] = field(default_factory=dict)
     attributes: dict[tuple[int, str], Any] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     extents: dict[str, dict[int, int]] = field(default_factory=dict)

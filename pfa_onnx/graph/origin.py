@@ -40,9 +40,10 @@ class Origins:
         return bool((self._of(value) != OTHER).all())
 
     def rewrite(self, i: int, wanted: npt.NDArray[Any]) -> None:
-        """See to it that computed operand `i` reads `wanted`, by rewriting the constants behind it; raises Stuck.
+        """See to it that computed operand `i` reads `wanted`; raises Stuck.
 
-        A reader that wants what it gets is noted too: what it reads may not be rewritten for another one.
+        The constants behind it are rewritten where that suits every reader; a reader that wants what it gets is noted
+        too. Otherwise this reader alone reads the numbers that the file fixes, beside those that the input decides.
         """
         run = self._run
         value = run.node.inputs[i]
@@ -50,45 +51,34 @@ class Origins:
         now, origins = run.values[str(value.name)], self._of(value)
         if now.shape != wanted.shape:
             raise run.stuck("computes a size of another rank")
-        changed = now.ravel() != wanted.ravel()
-        if (origins.ravel()[changed] < 0).any():
-            if not self.fixed(value):
-                raise run.stuck("computes a size that does not follow the cut")
-            run.edits.replaced[run.index, i] = wanted.astype(now.dtype)  # made of sizes that the file fixes
-            return
+        changed = origins[now != wanted]
+        if (changed == OTHER).any():
+            raise run.stuck("computes a size that does not follow the cut")
         demands = {
             self._constants[int(origin)]: number
             for number, origin in zip(wanted.ravel().tolist(), origins.ravel().tolist(), strict=True)
             if origin >= 0
         }
-        if all(self._demands.get(place, number) == number for place, number in demands.items()):
+        agreed = all(self._demands.get(place, number) == number for place, number in demands.items())
+        if agreed and (changed >= 0).all():
             self._demands |= demands
             for place, number in demands.items():
                 self._patch(*place, number)
+        elif (origins != OTHER).all():
+            run.edits.replaced[run.index, i] = wanted.astype(now.dtype)
+        elif run.graph.opset < 9:
+            raise run.stuck("shares a size with a reader that needs another")
         else:
-            self._copy(i, value, demands)
+            run.edits.overridden[run.index, i] = origins != OTHER, wanted.astype(now.dtype)
 
     def _patch(self, index: int, k: int, element: int, number: int) -> None:
         """Rewrite one element of a constant, for all that read it."""
         edits = self._run.edits
-        array = edits.replaced.get((index, k))
-        array = self._constant(index, k).copy() if array is None else array
-        if array.ravel()[element] != number or (index, k) in edits.replaced:
+        before = self._constant(index, k)
+        array = edits.replaced.get((index, k), before)
+        if array.ravel()[element] != number:
+            edits.replaced[index, k] = array = array.copy()
             array.reshape(-1)[element] = number
-            edits.replaced[index, k] = array
-
-    def _copy(self, i: int, value: ir.Value, demands: dict[tuple[int, int, int], int]) -> None:
-        """Let the current reader read a Concat of its own: others read another number from the one that is there."""
-        run = self._run
-        node = value.producer()
-        assert node is not None
-        own = self._index[id(node)]
-        if node.op_type != "Concat" or any(index != own for index, _, _ in demands):
-            raise run.stuck("shares a size with a reader that needs another")
-        parts: dict[int, npt.NDArray[Any]] = {}
-        for (_, k, element), number in demands.items():
-            parts.setdefault(k, self._constant(own, k).copy()).reshape(-1)[element] = number
-        run.edits.copied[run.index, i] = parts
 
     def _constant(self, index: int, k: int) -> npt.NDArray[Any]:
         """Return what a node reads as input `k` before it is rewritten."""
