@@ -1,14 +1,15 @@
-"""The three verbs: the story in order, nothing else.
+"""The verbs: the story in order, nothing else.
 
 analyze: load -> measure -> decide -> report
 prune:   load -> measure -> decide -> cut -> prove -> write -> report
 check:   run both models -> compare -> gates
+merge:   statistics measured apart -> statistics of all
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +23,18 @@ from pfa_onnx.graph.model import Graph, load
 from pfa_onnx.graph.scratch import redraw
 from pfa_onnx.options import DataOptions, Hooks, PlanOptions
 from pfa_onnx.recipe import Method, Proof, Size
-from pfa_onnx.results import CheckReport, LayerResult, Report
+from pfa_onnx.results import CheckReport, LayerResult, Merged, Report
+from pfa_onnx.stats.merge import merge_files
+from pfa_onnx.stats.parts import WHOLE, missing
 from pfa_onnx.stats.statsfile import save_stats as write_stats
-from pfa_onnx.steps import apply
 from pfa_onnx.steps.apply import check_target, cut_copy, embed_recipe, model_bytes, write
 from pfa_onnx.steps.compare import compare
 from pfa_onnx.steps.decide import Decider, Decision
 from pfa_onnx.steps.latency import latency_ratio
-from pfa_onnx.steps.measure import Measured, describe_model, glimpse, measure, recall, without_covariances
+from pfa_onnx.steps.measure import Measured, describe_model, finished, glimpse, measure, recall, without_covariances
+from pfa_onnx.steps.prove import prove as prove_cut
 from pfa_onnx.steps.replay import read_recipe
+from pfa_onnx.steps.resume import Checkpoints
 
 KL = Method("kl")
 
@@ -43,20 +47,22 @@ def analyze(
     *,
     stats: Path | None = None,
     save_stats: Path | None = None,
+    resume: bool = False,
     hooks: Hooks | None = None,
 ) -> Report:
     """Measure every layer and say what pruning would do. Nothing is written but the statistics, if asked for.
 
-    method: PFA-KL when None. stats: statistics of an earlier run, in place of the inference.
+    method: PFA-KL when None. stats: statistics of an earlier run, in place of the inference. resume: go on where
+    an interrupted run with the same save_stats stopped.
     Raises a PfaError for anything that is wrong with the model, the data or the options.
     """
     clock, hooks = _Clock(), hooks or Hooks()
     with clock("load"):
         graph = load(model)
     with clock("measure"):
-        measured = _measured(graph, data, stats, hooks)
-    if save_stats is not None:
-        write_stats(save_stats, measured.stats)
+        measured = _measured(graph, data, stats, hooks, save_stats, resume=resume)
+    if data.shard != WHOLE:
+        hooks.warn(f"shard {data.shard[0]}/{data.shard[1]}: this is about its samples alone; merge before you decide")
     with clock("decide"):
         decider = Decider(measured, plan or PlanOptions(), hooks, timed=lambda: latency_ratio(measured, data))
         decision = decider.decide(method or KL)
@@ -77,6 +83,7 @@ def prune(
     stats: Path | None = None,
     recipe: Path | None = None,
     save_stats: Path | None = None,
+    resume: bool = False,
     init: Literal["keep", "scratch"] = "keep",
     seed: int = 0,
     prove: bool = True,
@@ -95,9 +102,10 @@ def prune(
     with clock("load"):
         graph = load(model)
     with clock("measure"):
-        measured = glimpse(graph, data, hooks) if recipe and not stats else _measured(graph, data, stats, hooks)
-    if save_stats is not None:
-        write_stats(save_stats, measured.stats)
+        if recipe and not stats and not save_stats:
+            measured = glimpse(graph, data, hooks)
+        else:
+            measured = _measured(graph, data, stats, hooks, save_stats, resume=resume)
     with clock("decide"):
         timed = lambda: latency_ratio(measured, data)  # noqa: E731 - the original is loaded only if it is timed
         replayed = read_recipe(recipe) if recipe else None
@@ -113,7 +121,7 @@ def prune(
     proof = None
     if prove:
         with clock("prove"):
-            proof = apply.prove(graph, small, decision.edits, measured.stats.inputs, data.providers)
+            proof = prove_cut(graph, small, decision.edits, measured.stats.inputs, data.providers)
     if init == "scratch":
         redraw(small, seed)
         embed_recipe(small, decision, graph.sha256, redrawn=seed)
@@ -137,8 +145,36 @@ def check(
     return compare(original, pruned, data, gates or {}, hooks or Hooks(), latency=latency)
 
 
-def _measured(graph: Graph, data: DataOptions, stats: Path | None, hooks: Hooks) -> Measured:
-    return recall(graph, stats) if stats is not None else measure(graph, data, hooks)
+def merge(files: Sequence[Path], output: Path, *, hooks: Hooks | None = None) -> Merged:
+    """Merge statistics that were measured apart, as if one pass had seen all of their data; writes `output`.
+
+    Raises StatsError, and writes nothing, when they are of different models, layers or preprocessing, or share samples.
+    """
+    hooks = hooks or Hooks()
+    stats = merge_files(files, lambda done: hooks.progress("merge", done, len(files)))
+    write_stats(output, stats)
+    gaps = tuple(missing(stats.parts))
+    if gaps:
+        some = ", ".join(f"{index}/{count}" for index, count in gaps[:5])
+        hooks.warn(f"shards are missing: {some}{', ...' if len(gaps) > 5 else ''}")
+    return Merged(output, len(files), stats.source, stats.samples, len(stats.moments), stats.provider, gaps)
+
+
+def _measured(
+    graph: Graph, data: DataOptions, stats: Path | None, hooks: Hooks, save: Path | None, *, resume: bool
+) -> Measured:
+    """Measure, or take what was measured before; save it, and on the way there save what there is."""
+    if stats is not None:
+        return recall(graph, stats)
+    if save is None:
+        return measure(graph, data, hooks)
+    checkpoints = Checkpoints(save, resume=resume)
+    if resume and not checkpoints.path.exists() and finished(save, graph, data):
+        return recall(graph, save)
+    measured = measure(graph, data, hooks, checkpoints)
+    write_stats(save, measured.stats)
+    checkpoints.done()
+    return measured
 
 
 def _size_after(small: Graph, decision: Decision, samples: int, written: int | None) -> Size:

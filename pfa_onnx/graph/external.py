@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx_ir as ir
@@ -28,6 +29,21 @@ def check_external(model: ir.Model, folder: Path) -> None:
 def external_files(model: ir.Model) -> set[str]:
     """Return the names of the files that hold weights."""
     return {str(tensor.location) for tensor in _external_tensors(model)}
+
+
+def unmap_all(model: ir.Model) -> None:
+    """Let go of the weights that were read from files; they are mapped again when they are asked for.
+
+    Mapped pages count as the process's memory, and two graphs of one file map it twice.
+    """
+    for tensor in _external_tensors(model):
+        unmap(tensor)
+
+
+def unmap(tensor: ir.ExternalTensor) -> None:
+    """Let go of one weight, unless somebody still holds a part of it."""
+    with suppress(BufferError):
+        tensor.release()
 
 
 def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:

@@ -13,15 +13,17 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
+from pfa_onnx.graph import protos
 from pfa_onnx.graph.declarations import Use
 from pfa_onnx.graph.edits import Edits, Mask, Narrowed, gather_step
+from pfa_onnx.graph.external import unmap
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.graph.taps import drop_unread
 from pfa_onnx.recipe import Ints
 
 
-def masked(graph: Graph, edits: Edits) -> onnx.ModelProto:
-    """Return the masked original.
+def masked(graph: Graph, edits: Edits) -> ir.Model:
+    """Return the masked original; its masked weights are made one by one, when they are written.
 
     Statistics that may run over the kept channels only do so: they are gathered before, and spread out again behind.
     """
@@ -33,17 +35,28 @@ def masked(graph: Graph, edits: Edits) -> onnx.ModelProto:
     for use, narrowed in edits.narrowed.items():
         mask.narrow(use, narrowed)
     drop_unread(mask.proto, [value.name for value in mask.proto.graph.output])
-    return mask.proto
+    return mask.finished()
 
 
 class _Masking:
     """Changes to one copy of a model; every one of them is to one reader only."""
 
     def __init__(self, graph: Graph, edits: Edits) -> None:
-        self.proto = ir.to_proto(graph.model)
+        self.proto = protos.to_proto(graph.model)
         self._graph = graph
         self._edits = edits
         self._place = {id(node): k for k, node in enumerate(graph.model.graph)}
+        self._late: dict[str, ir.LazyTensor] = {}
+
+    def finished(self) -> ir.Model:
+        """Return the copy as a model."""
+        model = protos.from_proto(self.proto)
+        if self._graph.directory is not None:
+            ir.external_data.set_base_dir(model.graph, self._graph.directory)
+        for name, tensor in self._late.items():
+            if name in model.graph.initializers:
+                model.graph.initializers[name].const_value = tensor
+        return model
 
     def constant(self, use: Use, gone: tuple[tuple[tuple[int, ...], Mask], ...]) -> None:
         """Let a contraction read a copy of its constant that is zero where a channel was removed."""
@@ -53,18 +66,35 @@ class _Masking:
         scaled = maker if maker is not None and maker.op_type == "DequantizeLinear" else None
         source = scaled.inputs[0] if scaled is not None else value
         assert source is not None
-        array = self._graph.array(source)
-        zero = self._zero_point(scaled, array.ndim).astype(array.dtype)
-        for axes, mask in gone:
-            shape = tuple(array.shape[a] if a in axes else 1 for a in range(array.ndim))
-            array = np.where(np.broadcast_to(mask.reshape(shape), array.shape), zero, array)
-        name = self._add(f"pfa_onnx/masked/{use[0]}/{use[1]}", array)
+        name = self._add_late(f"pfa_onnx/masked/{use[0]}/{use[1]}", source, scaled, gone)
         if scaled is not None:
             copy = ir.serde.serialize_node(scaled)
             copy.name, copy.input[0], copy.output[0] = f"{name}/float", name, f"{name}/float"
             self.proto.graph.node.append(copy)
             name = copy.output[0]
         self._node(use[0]).input[use[1]] = name
+
+    def _add_late(
+        self, name: str, source: ir.Value, scaled: ir.Node | None, gone: tuple[tuple[tuple[int, ...], Mask], ...]
+    ) -> str:
+        """Add the place of an initializer that is a copy of a constant, with zeros."""
+        whole = self._graph.array(source)
+        shape, dtype = whole.shape, ir.Tensor(whole).dtype
+
+        def make() -> ir.Tensor[npt.NDArray[Any]]:
+            array = self._graph.array(source)
+            zero = self._zero_point(scaled, array.ndim).astype(array.dtype)
+            for axes, mask in gone:
+                shape = tuple(array.shape[a] if a in axes else 1 for a in range(array.ndim))
+                array = np.where(np.broadcast_to(mask.reshape(shape), array.shape), zero, array)
+            if isinstance(source.const_value, ir.ExternalTensor):
+                unmap(source.const_value)
+            return ir.Tensor(array, name=name)
+
+        self._late[name] = ir.LazyTensor(make, dtype, ir.Shape(shape), name=name)
+        self.proto.graph.initializer.append(onnx.TensorProto(name=name, data_type=int(dtype), dims=shape))
+        self._declare(name, int(dtype), shape)
+        return name
 
     def _zero_point(self, scaled: ir.Node | None, rank: int) -> npt.NDArray[Any]:
         """Return what stands for zero in a quantized constant, broadcastable to it."""
@@ -130,7 +160,9 @@ class _Masking:
     def _add(self, name: str, array: npt.NDArray[Any]) -> str:
         """Add an initializer; until IR version 4 it had to be an input too."""
         self.proto.graph.initializer.append(ir.to_proto(ir.Tensor(array, name=name)))
-        if self.proto.ir_version < 4:
-            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-            self.proto.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
+        self._declare(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
         return name
+
+    def _declare(self, name: str, kind: int, shape: tuple[int, ...]) -> None:
+        if self.proto.ir_version < 4:
+            self.proto.graph.input.append(helper.make_tensor_value_info(name, kind, shape))

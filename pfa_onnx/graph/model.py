@@ -18,6 +18,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pfa_onnx.errors import ModelError
+from pfa_onnx.graph import protos
+from pfa_onnx.graph.branches import write_out
 from pfa_onnx.graph.evaluate import evaluate, is_pure
 from pfa_onnx.graph.external import check_external, external_files
 from pfa_onnx.recipe import InputSpec
@@ -30,11 +32,15 @@ EMBED_LIMIT = 1_900_000_000
 
 @dataclass
 class Graph:
-    """A model in memory. Weights stay lazy: an external tensor is mapped, not read."""
+    """A model in memory. Weights stay lazy: an external tensor is mapped, not read.
+
+    rewritten: functions or control flow were written out, so that this is not the file node by node.
+    """
 
     model: ir.Model
     path: Path | None
     sha256: str
+    rewritten: bool = False
     nodes: list[ir.Node] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -114,23 +120,32 @@ def load(path: Path) -> Graph:
     Raises ModelError when the file is missing, broken, empty, or points outside its folder.
     """
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelError(
             f"cannot read the model: {error.strerror or error}", at=str(path), fix="check the path"
         ) from None
     try:
-        model = ir.load(path)
+        model = protos.read(path)
     except Exception as error:  # noqa: BLE001 - a broken file breaks protobuf or onnx-ir in many ways
         raise _not_onnx(path, error) from None
     if len(model.graph) == 0 or not model.graph.outputs:
         raise _not_onnx(path, None)
     check_external(model, path.parent)
-    if model.functions:
+    inlined = bool(model.functions)
+    if inlined:
         from onnx_ir.passes.common import InlinePass  # noqa: PLC0415 - only models with functions pay for it
 
         model = InlinePass()(model).model
-    return Graph(model, path, digest)
+    return Graph(model, path, digest, rewritten=_written_out(model, path) or inlined)
+
+
+def _written_out(model: ir.Model, path: Path) -> bool:
+    try:
+        return write_out(model)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # bodies without what they must have
+        raise _not_onnx(path, error) from error
 
 
 def read_tensor(value: ir.Value) -> Array:

@@ -1,4 +1,4 @@
-"""Step 3: cut, prove, write. Nothing is written unless the proof holds, and never half of it."""
+"""Step 3: cut, and write what was proven. Nothing is written unless the proof holds, and never half of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,17 @@ import onnx
 import onnx_ir as ir
 
 from pfa_onnx import __version__
-from pfa_onnx.errors import InternalError, ModelError, ProofError, UsageError
+from pfa_onnx.errors import ModelError, UsageError
+from pfa_onnx.graph import protos
 from pfa_onnx.graph.cut import cut
 from pfa_onnx.graph.edits import Edits
-from pfa_onnx.graph.masking import masked
+from pfa_onnx.graph.external import unmap_all
 from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load
-from pfa_onnx.recipe import Proof
-from pfa_onnx.stats.compare import relative_error
-from pfa_onnx.stats.session import Providers, Runner, fixed_batch
 from pfa_onnx.steps.decide import Decision
-from pfa_onnx.steps.serialized import runnable
 
 Array = npt.NDArray[Any]
 
 METADATA_KEY = "pfa_onnx.recipe"
-# Rounding, relative to the output's scale: sums are taken in another order after a cut.
-_TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float": 1e-4}
 
 
 def cut_copy(graph: Graph, edits: Edits) -> Graph:
@@ -41,74 +35,8 @@ def cut_copy(graph: Graph, edits: Edits) -> Graph:
     if fresh.sha256 != graph.sha256:
         raise ModelError("the model changed while it was being analysed", at=str(graph.path), fix="run again")
     cut(fresh, edits)
+    unmap_all(fresh.model)
     return Graph(fresh.model, graph.path, graph.sha256)
-
-
-def prove(graph: Graph, small: Graph, edits: Edits, inputs: Mapping[str, Array], providers: Providers) -> Proof:
-    """Run the masked original and the cut model on the same samples (masked equivalence).
-
-    Raises ProofError when their outputs differ by more than rounding.
-    """
-    with runnable(masked(graph, edits), graph) as model:
-        reference = Runner(model, providers=providers, external_dir=graph.directory)
-    with runnable(ir.to_proto(small.model), graph) as model:
-        try:
-            pruned = Runner(model, providers=providers, external_dir=graph.directory)
-        except ModelError as error:
-            raise InternalError(
-                f"the cut model does not load: {error.what}", at=str(graph.path), fix=_REPORT_BUG
-            ) from error
-    count = fixed_batch(graph.inputs)
-    samples = min(len(array) for array in inputs.values()) if inputs else 0
-    errors: dict[str, float] = {}
-    worst, limit = 0.0, max((_TOLERANCE.get(d, 0.0) for d in _weight_types(graph)), default=0.0) or 1e-4
-    # a product of activations may have the batch folded into an axis of its heads: as in the traced run, then
-    step = count or (1 if edits.sums or edits.narrowed else max(samples, 1))
-    for start in range(0, max(samples, 1), step):
-        feeds = {name: _block(array, start, step) for name, array in inputs.items()}
-        before, after = reference.run(feeds), pruned.run(feeds)
-        for name in before:
-            errors[name] = max(errors.get(name, 0.0), _difference(before[name], after[name]))
-            worst = max(worst, errors[name])
-    proof = Proof(worst, samples, worst <= limit, errors)
-    if not proof.passed:
-        output = max(errors, key=lambda name: errors[name])
-        raise ProofError(
-            f"the cut model differs from the masked original by {worst:.3g} of the output's scale (limit {limit:g}); "
-            "nothing was written",
-            at=f"output '{output}'",
-            fix=_REPORT_BUG,
-        )
-    return proof
-
-
-_REPORT_BUG = "this is a bug in pfa-onnx: please report it with the model"
-
-
-def _weight_types(graph: Graph) -> set[str]:
-    return {
-        v.const_value.dtype.name.lower() for v in graph.model.graph.initializers.values() if v.const_value is not None
-    }
-
-
-def _block(array: Array, start: int, count: int) -> Array:
-    """Return `count` samples from `start`; the last one is repeated where there are fewer."""
-    block = array[start : start + count]
-    return np.concatenate([block, np.repeat(block[-1:], count - len(block), axis=0)]) if len(block) < count else block
-
-
-def _difference(before: Any, after: Any) -> float:
-    if not isinstance(before, np.ndarray) or not isinstance(after, np.ndarray):
-        return 0.0 if repr(before) == repr(after) else float("inf")
-    if before.shape != after.shape:
-        return float("inf")
-    if before.dtype.kind in "biu":  # class numbers and the like: ties may fall either way, a share of them
-        return 0.0 if np.array_equal(before, after) else _flipped(before, after)
-    return relative_error(before, after) if before.dtype.kind == "f" else float(not np.array_equal(before, after))
-
-
-def _flipped(before: Array, after: Array) -> float:
-    return float(np.mean(before != after))
 
 
 def embed_recipe(small: Graph, decision: Decision, original_sha256: str, *, redrawn: int | None = None) -> None:
@@ -142,7 +70,7 @@ def embed_recipe(small: Graph, decision: Decision, original_sha256: str, *, redr
 
 def serialized(small: Graph) -> onnx.ModelProto:
     """Return the cut model as it will be written: weights inside the file where they fit."""
-    proto = ir.to_proto(small.model)
+    proto = protos.to_proto(small.model)
     if small.directory is not None and _total(small) < EMBED_LIMIT:
         onnx.load_external_data_for_model(proto, str(small.directory))
     return proto
@@ -169,25 +97,54 @@ def check_target(output: Path, model: Path) -> None:
 
 
 def write(small: Graph, output: Path) -> int:
-    """Write the model: at any moment there is the old file or the new one. Returns its bytes on disk."""
-    if _total(small) >= EMBED_LIMIT:
-        return _write_external(small, output)
-    content = serialized(small).SerializeToString(deterministic=True)
-    _replace(output, content)
+    """Write the model: at any moment there is the old file or the new one. Returns its bytes on disk.
+
+    Raises UsageError when there is no room for it, or it may not be written.
+    """
+    try:
+        if _total(small) >= EMBED_LIMIT:
+            return _write_external(small, output)
+        content = serialized(small).SerializeToString(deterministic=True)
+        _replace(output, content)
+    except OSError as error:
+        fix = "free some space, or choose another folder"
+        raise UsageError(f"cannot write the model: {error.strerror or error}", at=str(output), fix=fix) from None
     return len(content)
 
 
 def _write_external(small: Graph, output: Path) -> int:
-    """Protobuf cannot hold it: the weights lie beside the model, under a name that changes with them."""
-    digest = hashlib.sha256(str(sorted(small.model.metadata_props.items())).encode()).hexdigest()
-    data = output.with_name(f"{output.name}.{digest[:8]}.data")
+    """Protobuf cannot hold it: the weights lie beside the model, in a file that is named by what is in it.
+
+    So the data of a model that is there already is never overwritten by other data. The model comes last.
+    """
+    data = output.with_name(f"{output.name}.{_digest(small)[:16]}.data")
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         temporary = Path(folder) / output.name
-        ir.save(small.model, temporary, external_data=data.name)
-        size = temporary.stat().st_size + (Path(folder) / data.name).stat().st_size
-        (Path(folder) / data.name).replace(data)
-        temporary.replace(output)
+        protos.save(small.model, temporary, data.name)
+        size = 0
+        for made, target in ((Path(folder) / data.name, data), (temporary, output)):
+            size += made.stat().st_size
+            _flush(made)
+            made.chmod(0o666 & ~_umask())
+            made.replace(target)
     return size
+
+
+def _digest(small: Graph) -> str:
+    digest = hashlib.sha256(str(sorted(small.model.metadata_props.items())).encode())
+    for value in small.model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.StringTensor):  # it has no bytes, and stays in the model's file
+            digest.update(str(tensor.string_data()).encode())
+        elif tensor is not None:
+            digest.update(tensor.tobytes())
+    unmap_all(small.model)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -200,13 +157,10 @@ def _replace(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except BaseException as error:
+    except BaseException:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        fix = "free some space, or choose another folder"
-        raise UsageError(f"cannot write the model: {error.strerror}", at=str(path), fix=fix) from None
+        raise
 
 
 def _umask() -> int:

@@ -12,8 +12,9 @@ from pfa_onnx.errors import ModelError, UsageError
 from pfa_onnx.graph.model import Graph, load
 from pfa_onnx.options import DataOptions, Hooks
 from pfa_onnx.results import Changed, CheckReport, DataInfo, Gate
-from pfa_onnx.stats.compare import Comparison, Metrics, paired_latency
+from pfa_onnx.stats.compare import Comparison, Metrics
 from pfa_onnx.stats.data import Batch, Dataset
+from pfa_onnx.stats.latency import Latency, paired_latency
 from pfa_onnx.stats.session import Runner, batch_size_for, prefetch, run_padded
 from pfa_onnx.steps.measure import describe_model, learn_shapes, open_dataset, prepared_by
 
@@ -40,6 +41,9 @@ def compare(
         Runner(pruned, providers=options.providers),
     )
     first, metrics, seen = _run(dataset, runners, size, hooks)
+    timed = _timed(runners, first, size) if latency else None
+    provider = runners[0].provider
+    del runners  # learning the shapes loads each model once more
     before = describe_model(one, *learn_shapes(one, first.feeds))
     after = describe_model(other, *learn_shapes(other, first.feeds))
     values: dict[str, float | None] = {
@@ -50,17 +54,11 @@ def compare(
         "params_ratio": _ratio(after.size.params, before.size.params),
         "macs_ratio": _ratio(after.size.macs, before.size.macs),
         "bytes_ratio": _ratio(after.size.bytes, before.size.bytes),
-        "latency_ratio": None,
+        "latency_ratio": None if timed is None else timed.ratio,
         "accuracy_original": metrics.accuracy_original,
         "accuracy_pruned": metrics.accuracy_pruned,
     }
-    timed = None
-    if latency:
-        timed = paired_latency(
-            lambda: run_padded(runners[0], first, None, size), lambda: run_padded(runners[1], first, None, size)
-        )
-        values["latency_ratio"] = timed.ratio
-    info = DataInfo(dataset.source, seen, prepared_by(dataset), runners[0].provider, size, tuple(dataset.skipped))
+    info = DataInfo(dataset.source, seen, prepared_by(dataset), provider, size, tuple(dataset.skipped))
     return CheckReport(
         original=before,
         pruned=after,
@@ -71,6 +69,11 @@ def compare(
         gates=tuple(_gate(name, limit, values) for name, limit in gates.items()),
         changed=tuple(Changed(c.name, c.before, c.after) for c in metrics.changed),
     )
+
+
+def _timed(runners: tuple[Runner, Runner], batch: Batch, size: int) -> Latency:
+    one, other = runners
+    return paired_latency(lambda: run_padded(one, batch, None, size), lambda: run_padded(other, batch, None, size))
 
 
 def _run(dataset: Dataset, runners: tuple[Runner, Runner], size: int, hooks: Hooks) -> tuple[Batch, Metrics, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import onnx_ir as ir
 
 from pfa_onnx.graph.edits import Edits
 from pfa_onnx.options import DataOptions
@@ -13,7 +12,7 @@ from pfa_onnx.stats.compare import paired_latency
 from pfa_onnx.stats.session import Runner, batch_size_for
 from pfa_onnx.steps.apply import cut_copy
 from pfa_onnx.steps.measure import Measured
-from pfa_onnx.steps.serialized import runnable
+from pfa_onnx.steps.serialized import load_runner
 
 SECONDS = 1.0  # how long every candidate is timed
 
@@ -31,8 +30,7 @@ def latency_ratio(measured: Measured, options: DataOptions) -> Callable[[Edits],
 
     def ratio(edits: Edits) -> float:
         small = cut_copy(graph, edits)
-        with runnable(ir.to_proto(small.model), graph) as model:
-            pruned = Runner(model, providers=options.providers, external_dir=graph.directory)
+        pruned = load_runner(small.model, graph, options.providers)
         return paired_latency(lambda: original.run(feeds), lambda: pruned.run(feeds), min_seconds=SECONDS).ratio
 
     return ratio

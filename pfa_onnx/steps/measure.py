@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,24 @@ from pfa_onnx.errors import DataError, ModelError, StatsError, UsageError
 from pfa_onnx.graph.cost import macs, parameters
 from pfa_onnx.graph.model import Graph, files_size
 from pfa_onnx.graph.ops.refusals import way_out
-from pfa_onnx.graph.taps import probe, tapped
+from pfa_onnx.graph.taps import probe
 from pfa_onnx.graph.trace import Traced, Tracer
 from pfa_onnx.options import DataOptions, Hooks
 from pfa_onnx.recipe import Reason, Size
 from pfa_onnx.results import DataInfo, ModelInfo
-from pfa_onnx.stats.covariance import Accumulator, Moments
 from pfa_onnx.stats.data import Batch, Dataset, open_data, require_two
+from pfa_onnx.stats.parts import WHOLE
 from pfa_onnx.stats.preprocess import make_preprocess
-from pfa_onnx.stats.session import Runner, batch_size_for, fixed_batch, prefetch, run_padded
+from pfa_onnx.stats.session import batch_size_for, fixed_batch, prefetch
 from pfa_onnx.stats.statsfile import StatsFile, load_stats
+from pfa_onnx.steps.calibration import Calibration
+from pfa_onnx.steps.onepass import OnePass, keep
+from pfa_onnx.steps.resume import Checkpoints, refuse_other
 from pfa_onnx.steps.serialized import load_runner
 
 Array = npt.NDArray[Any]
 
 ORDINARY = 224  # an extent that most image models accept
-KEPT_SAMPLES = 8  # how many inputs stay at hand for the proof
-KEPT_BYTES = 64_000_000  # ... unless they are larger than this; one stays in any case
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,41 +50,56 @@ class Measured:
     data: DataInfo | None
 
 
-def measure(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
-    """Calibrate: one inference pass, every layer's response pooled in the graph (paper, section 3.1)."""
+def measure(graph: Graph, options: DataOptions, hooks: Hooks, checkpoints: Checkpoints | None = None) -> Measured:
+    """Calibrate: one inference pass, every layer's response pooled in the graph (paper, section 3.1).
+
+    checkpoints: where to save it from time to time, and perhaps to go on from.
+    """
     dataset = open_dataset(graph, options)
     size = batch_size_for(graph.inputs, options.batch_size)
-    batches = dataset.batches(size)
+    before = checkpoints.load() if checkpoints else None
+    batches = dataset.batches(size, before.position if before else 0)
     first = next(batches, None)
-    if first is None:
+    if before and checkpoints:  # only now: a stream knows itself from its first sample on
+        refuse_other(before.stats, graph, dataset, prepared_by(dataset), checkpoints.path)
+    if first is None and before is None:
         raise DataError("there are no samples", at=dataset.source, fix="give --data some inputs")
-    kept = _kept(first)
+    kept = before.stats.inputs if before else {} if first is None else keep(first)
     shapes, probed = learn_shapes(graph, kept)
     layers = find_layers(graph, shapes)
     _report_refused(graph, hooks)
-    calibration = _Calibration(graph, layers, options, size)
-    seen = 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for batch in prefetch(_chain(first, batches)):
-            calibration.add(batch)
-            seen += batch.count
-            if batch is not first:
-                kept = _more(kept, batch)
-            hooks.progress("calibrate", seen, dataset.count)
-    _report_skipped(dataset, hooks)
-    require_two(dataset, seen)
-    described = prepared_by(dataset)
-    stats = StatsFile(
-        model_sha256=graph.sha256,
-        source=dataset.source,
-        samples=seen,
-        provider=calibration.provider,
-        moments=calibration.moments(),
-        inputs=kept,
-        preprocess=described,
-    )
-    info = DataInfo(dataset.source, seen, described, calibration.provider, size, tuple(dataset.skipped))
+    calibration = Calibration(graph, layers, options, size)
+    run = OnePass(graph, dataset, calibration, kept, prepared_by(dataset), before=before)
+    if before and checkpoints and not calibration.restore(before):
+        raise StatsError("the checkpoint is of other layers", at=str(checkpoints.path), fix="leave --resume out")
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            for batch in prefetch(_chain(first, batches)):
+                run.take(batch)
+                hooks.progress("calibrate", run.seen, dataset.count)
+                if checkpoints and checkpoints.due:
+                    checkpoints.save(run.checkpoint())
+    except KeyboardInterrupt:
+        if checkpoints:
+            checkpoints.interrupted(hooks)
+        raise
+    skipped = run.skipped()
+    _report_skipped(skipped, hooks)
+    if options.shard == WHOLE:
+        require_two(dataset, run.seen)
+    stats = run.stats(calibration.moments())
+    info = DataInfo(dataset.source, run.seen, stats.preprocess, calibration.provider, size, skipped)
     return Measured(graph, shapes, probed, layers, calibration.unmeasured, stats, info)
+
+
+def finished(target: Path, graph: Graph, options: DataOptions) -> bool:
+    """Whether an earlier run finished these very statistics; raises StatsError when they are of something else."""
+    if not target.exists():
+        return False
+    dataset = open_dataset(graph, options)
+    next(dataset.batches(1), None)  # a stream knows itself from its first sample on
+    refuse_other(load_stats(target), graph, dataset, prepared_by(dataset), target)
+    return True
 
 
 def recall(graph: Graph, path: Path) -> Measured:
@@ -103,6 +119,13 @@ def recall(graph: Graph, path: Path) -> Measured:
     return Measured(graph, shapes, probed, layers, unmeasured, stats, info)
 
 
+def without_covariances(measured: Measured) -> Measured:
+    """Return what was measured less what only the decision needs: of linear layers, it takes more than the weights."""
+    none = np.empty((0, 0))
+    moments = {output: replace(found, m2=none) for output, found in measured.stats.moments.items()}
+    return replace(measured, stats=replace(measured.stats, moments=moments))
+
+
 def glimpse(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
     """Look at a few inputs only: enough to replay a recipe and to prove it.
 
@@ -116,8 +139,8 @@ def glimpse(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
         first = next(dataset.batches(size), None)
         if first is None:
             raise DataError("there are no samples", at=dataset.source, fix="give --data some inputs")
-        _report_skipped(dataset, hooks)
-        kept = _kept(first)
+        _report_skipped(dataset.skipped, hooks)
+        kept = keep(first)
         info = DataInfo(dataset.source, len(next(iter(kept.values()))), prepared_by(dataset), "cpu", size)
     shapes, probed = learn_shapes(graph, kept)
     stats = StatsFile(graph.sha256, "", 0, "cpu", {}, kept if info else {}, {})
@@ -142,7 +165,7 @@ def open_dataset(graph: Graph, options: DataOptions) -> Dataset:
     chosen = options.preprocess
     if isinstance(chosen, str | Path) or options.overrides:
         chosen = make_preprocess(str(chosen), **options.overrides)
-    return open_data(options.data, graph.inputs, preprocess=chosen, limit=options.limit)
+    return open_data(options.data, graph.inputs, preprocess=chosen, limit=options.limit, shard=options.shard)
 
 
 def prepared_by(dataset: Dataset) -> dict[str, Any]:
@@ -190,70 +213,8 @@ def describe_model(graph: Graph, shapes: Mapping[str, tuple[int, ...]], samples:
     return ModelInfo(str(graph.path), graph.sha256, graph.opset, size)
 
 
-class _Calibration:
-    """Feeds pooled responses to one accumulator a layer; memory does not grow with the number of samples."""
-
-    def __init__(self, graph: Graph, layers: tuple[Traced, ...], options: DataOptions, size: int) -> None:
-        self._size = size
-        self._layers = {traced.layer.output: traced for traced in layers}
-        self._sums = {t.layer.output: Accumulator(t.layer.channels, t.layer.node) for t in layers}
-        self.unmeasured: dict[str, Reason] = {}
-        self.provider = "cpu"
-        self._runner: Runner | None = None
-        self._taps: dict[str, str] = {}
-        if layers:
-            proto, self._taps = tapped(graph, layers)
-            self._runner = load_runner(proto, graph, options.providers)
-            self.provider = self._runner.provider
-
-    def add(self, batch: Batch) -> None:
-        if self._runner is None:
-            return
-        found = run_padded(self._runner, batch, list(self._taps.values()), self._size)
-        for output, tap in self._taps.items():
-            rows = self._per_sample(output, found[tap], batch.count)
-            if rows is not None:
-                self._sums[output].add(rows)
-
-    def _per_sample(self, output: str, rows: Array, count: int) -> Array | None:
-        """Return one row a sample: windows and crops of one sample lie together, and are pooled too."""
-        if output in self.unmeasured:
-            return None
-        if len(rows) == count:
-            return rows
-        if count and len(rows) % count == 0:
-            pooled: Array = rows.reshape(count, -1, rows.shape[-1]).max(axis=1)
-            return pooled
-        self.unmeasured[output] = Reason(
-            f"gives {len(rows)} rows for {count} samples, so that no row belongs to one sample",
-            self._layers[output].layer.node,
-        )
-        return None
-
-    def moments(self) -> dict[str, Moments]:
-        return {output: sums.moments() for output, sums in self._sums.items() if output not in self.unmeasured}
-
-
 def _without_samples(traced: Traced) -> Reason:
     return Reason("has no statistics in the file", traced.layer.node)
-
-
-def _kept(batch: Batch) -> dict[str, Array]:
-    """Keep the first few samples for the proof."""
-    whole = sum(array.nbytes for array in batch.feeds.values())
-    count = min(batch.count, KEPT_SAMPLES, max(1, KEPT_BYTES * batch.count // max(whole, 1)))
-    return {name: array[:count].copy() for name, array in batch.feeds.items()}
-
-
-def _more(kept: dict[str, Array], batch: Batch) -> dict[str, Array]:
-    """Keep more samples for the proof while there are few, as with models of a fixed batch of one."""
-    have = len(next(iter(kept.values()), ()))
-    size = sum(array.nbytes for array in kept.values())
-    room = min(KEPT_SAMPLES - have, (KEPT_BYTES - size) * have // max(size, 1))
-    same = all(kept[name].shape[1:] == array.shape[1:] for name, array in batch.feeds.items())
-    if have == 0 or room <= 0 or not same:
-        return kept
-    return {name: np.concatenate([kept[name], array[:room]]) for name, array in batch.feeds.items()}
 
 
 def _rows(array: Array, count: int) -> Array:
@@ -263,8 +224,9 @@ def _rows(array: Array, count: int) -> Array:
     return np.concatenate([array, np.repeat(array[-1:], count - len(array), axis=0)])
 
 
-def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
-    yield first
+def _chain(first: Batch | None, rest: Iterator[Batch]) -> Iterator[Batch]:
+    if first is not None:
+        yield first
     yield from rest
 
 
@@ -276,8 +238,7 @@ def _report_refused(graph: Graph, hooks: Hooks) -> None:
         hooks.warn(f"{what} are left alone ({names}): {fix}")
 
 
-def _report_skipped(dataset: Dataset, hooks: Hooks) -> None:
-    skipped = list(dataset.skipped)
+def _report_skipped(skipped: Sequence[tuple[str, str]], hooks: Hooks) -> None:
     if skipped:
         name, why = skipped[0]
         more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""

@@ -1,4 +1,4 @@
-"""Handing a model in memory to onnxruntime: as bytes, or through a temporary folder when protobuf cannot hold it."""
+"""Handing a model in memory to onnxruntime: as bytes, or through a temporary folder when it is large."""
 
 from __future__ import annotations
 
@@ -8,22 +8,63 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
-from pfa_onnx.graph.model import EMBED_LIMIT, Graph
+from pfa_onnx.errors import UsageError
+from pfa_onnx.graph import protos
+from pfa_onnx.graph.external import unmap_all
+from pfa_onnx.graph.model import Graph
+from pfa_onnx.stats.session import Providers, Runner
+
+# While a session starts, a model that is given as bytes is in memory three times: as bytes, parsed, and prepared.
+IN_MEMORY = 256_000_000
+
+
+def load_runner(model: onnx.ModelProto | ir.Model, graph: Graph, providers: Providers = "auto") -> Runner:
+    """Load a model that was made of a graph.
+
+    Nothing of it is held here while the session starts: where the caller holds nothing either, it is in memory once.
+    """
+    with _source(model, graph) as source:
+        del model
+        unmap_all(graph.model)
+        # onnxruntime would look there for the data of a file, too
+        folder = graph.directory if isinstance(source, bytes) else None
+        return Runner(source, providers=providers, external_dir=folder)
 
 
 @contextmanager
-def runnable(proto: onnx.ModelProto, graph: Graph) -> Iterator[bytes | Path]:
-    """Give something that a session can be made from while the context lasts; a session keeps what it needs.
+def _source(model: onnx.ModelProto | ir.Model, graph: Graph) -> Iterator[bytes | Path]:
+    """Give what a session can be made from while the context lasts: bytes, or a file of a large model.
 
-    Small models travel as bytes, their external data read from the original's folder.
+    The external data of what travels as bytes is read from the original's folder.
     """
-    if proto.ByteSize() < EMBED_LIMIT:
-        yield proto.SerializeToString()
+    if _carried(model) < IN_MEMORY:
+        content = (model if isinstance(model, onnx.ModelProto) else protos.to_proto(model)).SerializeToString()
+        del model
+        yield content
         return
     with tempfile.TemporaryDirectory(prefix="pfa-onnx-") as folder:
         path = Path(folder) / "model.onnx"
+        written = protos.from_proto(model) if isinstance(model, onnx.ModelProto) else model
+        del model
         if graph.directory is not None:
-            onnx.load_external_data_for_model(proto, str(graph.directory))
-        onnx.save(proto, path, save_as_external_data=True, location="model.data")
+            ir.external_data.set_base_dir(written.graph, graph.directory)
+        try:
+            protos.save(written, path, "model.data")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write a temporary copy of the model: {error.strerror or error}",
+                at=tempfile.gettempdir(),
+                fix="free some space there, or set TMPDIR to a folder with more",
+            ) from None
+        del written
         yield path
+
+
+def _carried(model: onnx.ModelProto | ir.Model) -> int:
+    """Return the bytes that a model holds itself, not in files."""
+    if isinstance(model, onnx.ModelProto):
+        return int(model.ByteSize())
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(t.nbytes for t in tensors if t is not None and not isinstance(t, ir.ExternalTensor))

@@ -1,0 +1,69 @@
+"""Between protobuf and onnx_ir, which has no maps: scikit-learn's classifiers give their scores as such.
+
+The type of an output that onnx_ir cannot read waits in the model's own notes, which travel with it and are not
+written, and is put back wherever a proto is made. (Hints about values in between, which nobody needs, are dropped.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+_NOTE = "pfa_onnx.types"
+
+
+def read(path: Path) -> ir.Model:
+    """Read a file; external data stays where it is. Raises whatever a broken file makes onnx and onnx_ir raise."""
+    model = from_proto(onnx.load(path, load_external_data=False))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return model
+
+
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    """Return a model; types that it cannot hold are left out of it, and of the proto."""
+    types = {}
+    for value in proto.graph.output:
+        if not _is_readable(value.type):
+            types[value.name] = onnx.TypeProto.FromString(value.type.SerializeToString())
+            value.ClearField("type")
+    for k in reversed(range(len(proto.graph.value_info))):
+        if not _is_readable(proto.graph.value_info[k].type):
+            del proto.graph.value_info[k]
+    model = ir.from_proto(proto)
+    model.meta[_NOTE] = types
+    return model
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """Return a model as a proto, with the types that its outputs had."""
+    proto = ir.to_proto(model)
+    _restore(proto, model.meta.get(_NOTE, {}))
+    return proto
+
+
+def save(model: ir.Model, path: Path, external_data: str) -> None:
+    """Write a model with its weights in a file beside it."""
+    ir.save(model, path, external_data=external_data)
+    types = model.meta.get(_NOTE, {})
+    if types:
+        proto = onnx.load(path, load_external_data=False)
+        _restore(proto, types)
+        onnx.save(proto, path)
+
+
+def _restore(proto: onnx.ModelProto, types: Mapping[str, Any]) -> None:
+    for value in proto.graph.output:
+        if value.name in types:
+            value.type.CopyFrom(types[value.name])
+
+
+def _is_readable(kind: onnx.TypeProto) -> bool:
+    if kind.HasField("sequence_type"):
+        return _is_readable(kind.sequence_type.elem_type)
+    if kind.HasField("optional_type"):
+        return _is_readable(kind.optional_type.elem_type)
+    return not kind.HasField("map_type")

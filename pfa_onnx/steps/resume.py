@@ -1,0 +1,66 @@
+"""Long calibrations: saved from time to time, and continued where they stopped, counting nothing twice."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from pfa_onnx.errors import StatsError
+from pfa_onnx.graph.model import Graph
+from pfa_onnx.options import Hooks
+from pfa_onnx.stats.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfa_onnx.stats.data import Dataset
+from pfa_onnx.stats.statsfile import StatsFile
+
+SECONDS = 60.0  # between two checkpoints
+SHARE = 50  # ... and so many times what the last one took: at most two per cent of the run
+
+
+class Checkpoints:
+    """The unfinished calibration beside a statistics file: FILE.partial, gone when FILE is written."""
+
+    def __init__(self, target: Path, *, resume: bool) -> None:
+        self.path = target.with_name(f"{target.name}.partial")
+        self._resume = resume
+        self._next = time.monotonic() + SECONDS
+        self.saved = 0
+
+    def load(self) -> Checkpoint | None:
+        """Return what an interrupted run left, if it is wanted and there is any; raises StatsError."""
+        return load_checkpoint(self.path) if self._resume and self.path.exists() else None
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return time.monotonic() >= self._next
+
+    def save(self, found: Checkpoint) -> None:
+        """Save, and plan the next time."""
+        start = time.monotonic()
+        save_checkpoint(self.path, found)
+        self.saved = found.stats.samples
+        now = time.monotonic()
+        self._next = now + max(SECONDS, SHARE * (now - start))
+
+    def done(self) -> None:
+        """Remove it: the whole statistics are there."""
+        self.path.unlink(missing_ok=True)
+
+    def interrupted(self, hooks: Hooks) -> None:
+        """Say how to go on."""
+        if self.saved:
+            hooks.warn(f"the first {self.saved} samples are saved: the same command with --resume continues there")
+
+
+def refuse_other(found: StatsFile, graph: Graph, dataset: Dataset, preprocess: object, at: Path) -> None:
+    """Raise StatsError unless these statistics are of this model and these samples."""
+    what = None
+    if found.model_sha256 != graph.sha256:
+        what = "another model"
+    elif len(found.parts) != 1 or not found.parts[0].begins_like(dataset.part()):
+        what = "other data, another --limit or another --shard"
+    elif dict(found.preprocess) != preprocess:
+        what = "other preprocessing"
+    if what is not None:
+        fix = "leave --resume out to measure anew, or choose another --save-stats"
+        raise StatsError(f"what --resume found is of {what}", at=str(at), fix=fix)
