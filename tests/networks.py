@@ -1887,3 +1887,81 @@ def reshaped_as_the_stream(rng):
     y = net.op("Reshape", net.op("Tanh", y), net.op("Shape", x))
     y = net.op("Add", x, net.op("MatMul", y, net.const(net.weights(8, 8))))
     return net.model((net.op("MatMul", y, net.const(net.weights(8, 5))), ["N", "S", 5]))
+
+
+def _heads(net: Net, x: str, cin: int, heads: int, width: int, perm: Sequence[int] = (0, 2, 1, 3)) -> str:
+    """A layer whose channels are heads: [N, heads, tokens, width]."""
+    y = net.op("MatMul", x, net.const(net.weights(cin, heads * width, fan_in=cin)))
+    return net.op("Transpose", net.op("Reshape", y, net.const([0, 0, heads, width])), perm=list(perm))
+
+
+def _merged(net: Net, y: str, channels: int) -> str:
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.const([0, 0, channels]))
+    return net.op("MatMul", y, net.const(net.weights(channels, 5)))
+
+
+@network
+def linear_attention(rng):
+    """K^T V first: an outer product of channels, scaled, then read by Q."""
+    net = Net(rng)
+    x = net.input(["N", 7, 6], "tokens")
+    q, k = net.relu(_heads(net, x, 6, 2, 4)), net.op("Softmax", _heads(net, x, 6, 2, 4), axis=2)
+    product = net.op("MatMul", net.op("Transpose", k, perm=[0, 1, 3, 2]), _heads(net, x, 6, 2, 3))
+    product = net.op("Mul", net.op("Tanh", product), net.const(net.rng.uniform(0.5, 1.5, (2, 1, 1))))
+    return net.model((_merged(net, net.op("MatMul", q, product), 6), ["N", 7, 5]))
+
+
+@network
+def channel_attention(rng):
+    """Q K^T over the tokens, a Softmax over K's channels: those stay, and V's with them; Q's pass."""
+    net = Net(rng)
+    x = net.input(["N", 7, 6], "tokens")
+    q, k, v = (_heads(net, x, 6, 2, 4, perm=(0, 2, 3, 1)) for _ in range(3))
+    weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    y = net.op("Transpose", net.op("MatMul", weights, v), perm=[0, 1, 3, 2])
+    return net.model((_merged(net, y, 8), ["N", 7, 5]))
+
+
+@network
+def talking_heads(rng):
+    """Heads are mixed by a layer over them: they stay, and their channels go one by one."""
+    net = Net(rng)
+    x = net.input(["N", 7, 6], "tokens")
+    packed = net.op("Reshape", net.op("MatMul", x, net.const(net.weights(6, 36))), net.const([0, 0, 3, 3, 4]))
+    packed = net.op("Transpose", packed, perm=[2, 0, 3, 1, 4])
+    q, k, v = (net.op("Gather", packed, net.const(i), axis=0) for i in range(3))
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = net.op("MatMul", net.op("Transpose", scores, perm=[0, 2, 3, 1]), net.const(net.weights(3, 3)))
+    scores = net.op("Softmax", net.op("Transpose", scores, perm=[0, 3, 1, 2]), axis=-1)
+    return net.model((_merged(net, net.op("MatMul", scores, v), 12), ["N", 7, 5]))
+
+
+@network
+def outer_product_read_by_a_reshape(rng):
+    """Bilinear pooling: every pair of channels is an input of the classifier."""
+    net = Net(rng)
+    x = net.op("Reshape", net.conv(net.image(size=6), 3, 4), net.const([0, 4, -1]))
+    y = net.op("Reshape", net.conv("image", 3, 5), net.const([0, 5, -1]))
+    pairs = net.op("MatMul", x, net.op("Transpose", y, perm=[0, 2, 1]))
+    return net.model(net.linear(net.op("Flatten", pairs), 20, 5, out="logits"))
+
+
+@network
+def token_mixer(rng):
+    """Layers over the tokens between layers over the channels: both hidden widths may shrink."""
+    net = Net(rng)
+    x = net.op("MatMul", net.input(["N", 6, 5], "tokens"), net.const(net.weights(5, 8)))
+    y = net.op("Transpose", x, perm=[0, 2, 1])
+    y = net.op("Add", net.op("MatMul", y, net.const(net.weights(6, 9))), net.const(net.vector(9)))
+    y = net.op("MatMul", net.op("Tanh", y), net.const(net.weights(9, 6)))
+    x = net.op("Add", x, net.op("Transpose", y, perm=[0, 2, 1]))
+    return net.model((net.op("MatMul", x, net.const(net.weights(8, 5))), ["N", 6, 5]))
+
+
+@network
+def conv_over_stacked_tokens(rng):
+    """A Conv of size 1 whose channels are tokens: what lies along its space passes."""
+    net = Net(rng)
+    x = net.op("MatMul", net.input(["N", 3, 6], "tokens"), net.const(net.weights(6, 8)))
+    y = net.op("Conv", x, net.const(net.weights(2, 3, 1)), net.const(net.vector(2)))
+    return net.model((net.op("MatMul", net.relu(y), net.const(net.weights(8, 5))), ["N", 2, 5]))

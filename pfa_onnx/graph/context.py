@@ -47,6 +47,7 @@ class Context(Declarations):
         self.through_norm = through_norm  # normalisations may run over the kept channels only
         self.shapes = shapes
         self.marks: dict[str, Marked] = {}
+        self.across: dict[str, Marked] = {}  # the second labels of outer products
         self.values: dict[str, Array] = {}
         self.node: ir.Node = graph.nodes[0]
         self.index = 0
@@ -70,9 +71,13 @@ class Context(Declarations):
             known = self.index not in self.blunt and self._measured()
             self.apply(rule_for(self.node) if known else unknown)
             for value in captured(self.node):
-                if str(value.name) in self.marks:
+                for found in self.known_labels(str(value.name)):
                     why = f"is read in the body of {self.node.op_type}, {refusal(self.node)}"
-                    self.freeze(self.marks[str(value.name)].ids, why)
+                    self.freeze(found.ids, why)
+
+    def known_labels(self, name: str) -> list[Marked]:
+        """Return the labels that a tensor has so far."""
+        return [labels[name] for labels in (self.marks, self.across) if name in labels]
 
     def apply(self, rule: Callable[[Context], None]) -> None:
         """Run one rule on the current node."""
@@ -184,13 +189,35 @@ class Context(Declarations):
         return self.graph.shape_of(value, self.shapes)
 
     def mark(self, i: int) -> Marked:
-        """Return the labels of activation `i`; one frozen label where nothing is known of it."""
+        """Return the labels of activation `i`; one frozen label where nothing is known of it.
+
+        Of an outer product these are the first ones; the second ones stay, for only `layers` shows them.
+        """
+        first, *second = self.layers(i)
+        for marked in second:
+            self.freeze(marked.ids, f"lies across other channels, and {self.node.op_type} reads both")
+        return first
+
+    def layers(self, i: int) -> list[Marked]:
+        """Return the labels of activation `i`: two of them where it is an outer product of channels."""
         value = self.node.inputs[i]
         assert value is not None
         name = str(value.name)
         if name not in self.marks:
             self.source(value)
-        return self.marks[name]
+        return [self.marks[name], *([self.across[name]] if name in self.across else [])]
+
+    def before(self, i: int) -> Marked:
+        """Return what the (first) labels of activation `i` were before anything was removed."""
+        return self.layers(i)[0]
+
+    def pass_on(self, change: Callable[[Marked], Marked] = lambda x: x, k: int = 0) -> None:
+        """Set output `k`: the labels of the first input, moved as `change` says."""
+        self.out_layers([change(x) for x in self.layers(0)], k)
+
+    def out_layers(self, layers: Sequence[Marked], k: int = 0) -> None:
+        """Set output `k`, which may be an outer product of channels."""
+        self.out(layers[0], k, layers[1] if len(layers) > 1 else None)
 
     def activations(self) -> list[int]:
         """Return the inputs that change from sample to sample."""
@@ -259,20 +286,25 @@ class Context(Declarations):
         extents = (*shape[:axis], len(labels), *shape[axis + 1 :])
         self.out(Marked(movement.along(labels, axis, len(shape)), extents, (axis,)), k)
 
-    def follow(self, i: int, x: Marked) -> None:
+    def follow(self, i: int, *layers: Marked) -> None:
         """Let constant operand `i` be cut along with an activation that it is broadcast against.
 
         Where it has one entry for several positions, these positions go together.
         """
+        factors = [factor for x in layers if (factor := self._factor(i, x)) is not None]
+        if factors:
+            self.bind(i, *factors)
+
+    def _factor(self, i: int, x: Marked) -> Factor | None:
         shape = self.operand_shape(i)
         lifted = movement.lift(x, max(x.rank, len(shape)))
         missing = lifted.rank - len(shape)
         padded = (1,) * missing + tuple(shape)
         if not lifted.axes or padded[lifted.axes[-1]] == 1:  # blocks shrink along their last axis: one entry serves all
             movement.require_fit(padded, lifted)
-            return
+            return None
         ids = self.uniform(lifted, [a for a in lifted.axes if padded[a] == 1])
-        self.bind(i, Factor(ids.reshape(ids.shape[missing:])))
+        return Factor(ids.reshape(ids.shape[missing:]))
 
     def plus(self, i: int, x: Marked) -> Marked:
         """Return `x` combined with operand `i`, if it is given: a constant follows, an activation joins."""

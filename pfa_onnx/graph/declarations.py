@@ -72,8 +72,8 @@ class Declarations(ABC):
         """Say that the node is a layer: its weight is operand `i`, its channels lie along output axis `axis`."""
 
     @abstractmethod
-    def out(self, marked: Marked, k: int = 0) -> None:
-        """Set the labels of output `k`."""
+    def out(self, marked: Marked, k: int = 0, across: Marked | None = None) -> None:
+        """Set the labels of output `k`; an outer product of channels has two: a position goes if either does."""
 
     @abstractmethod
     def bounds(self, i: int, axis: int, positions: Sequence[int]) -> list[int]:

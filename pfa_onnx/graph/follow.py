@@ -7,6 +7,7 @@ in the graph is rewritten. Where that is impossible, `Stuck` says at which node,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -56,9 +57,10 @@ class Follower(Context):
     def stuck(self, why: str) -> Stuck:
         """Return the exception that says the current node cannot follow, with all labels that it reads."""
         read = [
-            self.trace.marks[str(v.name)].ids.ravel()
+            labels[str(v.name)].ids.ravel()
             for v in self.node.inputs
-            if v is not None and str(v.name) in self.trace.marks
+            for labels in (self.trace.marks, self.trace.across)
+            if v is not None and str(v.name) in labels
         ]
         bound = [f.ids.ravel() for (index, _), fs in self.trace.binds.items() if index == self.index for f in fs]
         labels = np.concatenate([*read, *bound, np.empty(0, np.int64)])
@@ -163,12 +165,14 @@ class Follower(Context):
             self.edits.reads[self.index, i] = tuple(gone)
 
     def summed(self, i: int) -> None:
-        kept = self.keep[self._before(i).ids]
+        kept = self.keep[self.before(i).ids]
+        if (value := self.input(i)) is not None and str(value.name) in self.trace.across:
+            kept = kept & self.keep[self.trace.across[str(value.name)].ids]
         if not kept.all():
             self.edits.sums[self.index, i] = kept
 
     def narrowed(self, i: int) -> None:
-        kept = self.keep[self._before(i).ids]
+        kept = self.keep[self.before(i).ids]
         if not kept.all():
             passes = bool(self.trace.marks[str(self.node.outputs[0].name)].axes)
             self.edits.narrowed[self.index, i] = Narrowed(kept, passes)
@@ -176,25 +180,33 @@ class Follower(Context):
     def layer(self, i: int, made: Ints, axis: int) -> None:
         """Layers were found by the first run."""
 
-    def out(self, marked: Marked, k: int = 0) -> None:
+    def out(self, marked: Marked, k: int = 0, across: Marked | None = None) -> None:
         if k >= len(self.node.outputs):
             return
         name = str(self.node.outputs[k].name)
-        old = self.trace.marks[name]
-        ids = marked.ids
-        # the two runs write labels out along the same axes
+        first = self._written_as(self.trace.marks[name], marked)
+        if name in self.trace.across:
+            assert across is not None
+            second = self._written_as(self.trace.across[name], across)
+            shape = tuple(n if first.varies(a) else second.shape[a] for a, n in enumerate(first.shape))
+            first, self.across[name] = replace(first, shape=shape), replace(second, shape=shape)
+        self.marks[name] = first
+
+    def _written_as(self, old: Marked, new: Marked) -> Marked:
+        """Return labels written out along the axes along which the first run wrote them."""
+        ids = new.ids
         for axis in range(old.rank):
             if not old.varies(axis) and ids.shape[axis] > 1:
                 first = np.take(ids, [0], axis=axis)
                 self.same(ids, first)
                 ids = first
             elif old.varies(axis) and ids.shape[axis] == 1:
-                ids = np.repeat(ids, marked.shape[axis], axis=axis)
+                ids = np.repeat(ids, new.shape[axis], axis=axis)
         shape = tuple(n if old.varies(a) else old.shape[a] for a, n in enumerate(ids.shape))
-        self.marks[name] = Marked(ids, shape, old.axes)
+        return Marked(ids, shape, old.axes)
 
     def bounds(self, i: int, axis: int, positions: Sequence[int]) -> list[int]:
-        old, new = self._before(i), self.mark(i)
+        old, new = self.before(i), self.mark(i)
         if not old.varies(axis) or np.array_equal(old.ids, new.ids):
             return list(positions)
         moved = list(positions) if new.shape[axis] == old.shape[axis] else self._moved(old, axis, positions)
@@ -217,7 +229,7 @@ class Follower(Context):
         return [int(n) for n in total[0]]
 
     def positions(self, i: int, axis: int, wanted: Ints) -> Ints:
-        old, new = self._before(i), self.mark(i)
+        old, new = self.before(i), self.mark(i)
         if not old.varies(axis) or (new.shape == old.shape and np.array_equal(old.ids, new.ids)):
             return wanted
         before = np.moveaxis(old.full([axis]), axis, -1).reshape(-1, old.shape[axis])
@@ -244,13 +256,13 @@ class Follower(Context):
             raise self.stuck("picks channels in a pattern that does not shrink")
         return found[found >= 0]
 
-    def _before(self, i: int) -> Marked:
+    def before(self, i: int) -> Marked:
         value = self.node.inputs[i]
         assert value is not None
         return self.trace.marks[str(value.name)]
 
     def reshaped(self, i: int, shape: tuple[int, ...]) -> Marked:
-        old, new = self._before(i), self.mark(i)
+        old, new = self.before(i), self.mark(i)
         if old.shape == new.shape:
             return movement.reshape(new, shape)
         wanted = list(shape)

@@ -168,7 +168,6 @@ def lift_shape(shape: Sequence[int], rank: int) -> tuple[int, ...]:
 
 def require_fit(shape: Sequence[int], x: Marked) -> None:
     """Raise ValueError unless an operand that nothing is cut of still fits where `x` may have shrunk."""
-    broadcast_shape([shape, x.shape])
     for axis in x.axes:
         if shape[axis] not in {1, x.shape[axis]}:
             raise ValueError(f"{x.shape[axis]} positions meet {shape[axis]} on axis {axis}")

@@ -70,19 +70,27 @@ class Planned:
 
     def _share(self, index: int, keep: Mask) -> float:
         """Return which share of a node's multiply-accumulates is left."""
+        node = self.trace.graph.nodes[index]
+        output = str(node.outputs[0].name)
         binds = [self.trace.binds.get((index, i)) for i in (0, 1)]
         for factors in binds:
             if factors is not None and any(f.role != "along" for f in factors):
-                return kept_share(factors, keep)
-        node = self.trace.graph.nodes[index]
+                rows = keep[self.trace.marks[output].ids].mean() if output in self.trace.across else 1.0
+                return kept_share(factors, keep) * float(rows)
         made, read = (self.trace.marks.get(str(v.name)) for v in (node.outputs[0], node.inputs[0]) if v is not None)
         if is_attention(node) and made is not None and read is not None:  # Q K^T, and its product with V
-            parts = [(prod(x.shape), float(keep[x.ids].mean())) for x in (read, made)]
+            operands = [(v, x) for v, x in ((node.inputs[0], read), (node.outputs[0], made)) if v is not None]
+            parts = [(prod(x.shape), self._kept(str(v.name), keep)) for v, x in operands]
             return sum(size * kept for size, kept in parts) / max(sum(size for size, _ in parts), 1)
-        share = float(keep[made.ids].mean()) if made is not None else 1.0
+        share = self._kept(output, keep) if made is not None else 1.0
         if read is not None and read.axes and read.axes[-1] == read.rank - 1:  # what is summed over
             share *= float(keep[read.ids].mean())
         return share
+
+    def _kept(self, name: str, keep: Mask) -> float:
+        """Return which share of a tensor is left; in an outer product of channels both sides shrink."""
+        labels = (x[name] for x in (self.trace.marks, self.trace.across) if name in x)
+        return prod(float(keep[x.ids].mean()) for x in labels)
 
 
 def kept_share(factors: list[Factor] | tuple[Factor, ...], keep: Mask) -> float:

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
+from pfa_onnx.graph import protos
 from pfa_onnx.graph.model import Graph
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _READ_SEQUENCES = {
 
 def probe(graph: Graph) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Return a copy that gives the shape of every tensor, and {its output name: tensor name}."""
-    proto = ir.to_proto(graph.model)
+    proto = protos.to_proto(graph.model)
     wanted: dict[str, str] = {}
     nodes = []
     for node in graph.nodes:
@@ -61,7 +62,7 @@ def tapped(graph: Graph, layers: Sequence[Traced]) -> tuple[onnx.ModelProto, dic
 
     Nothing behind the last measured layer is left in it.
     """
-    proto = ir.to_proto(graph.model)
+    proto = protos.to_proto(graph.model)
     taps = {traced.layer.output: f"pfa_onnx/response/{k}" for k, traced in enumerate(layers)}
     pooled = [_pool(traced, taps[traced.layer.output], graph.opset) for traced in layers]
     drop_unread(proto, taps)

@@ -69,6 +69,7 @@ class Trace:
     graph: Graph
     shapes: Mapping[str, tuple[int, ...]]
     marks: Mapping[str, Marked]
+    across: Mapping[str, Marked]
     binds: Mapping[Use, tuple[Factor, ...]]
     births: Mapping[Any, Ints]
     rows: tuple[Rows, ...]
@@ -150,9 +151,9 @@ class Tracer(Context):
         """Trace the graph; its outputs stay whole."""
         super().run()
         for value in self.graph.model.graph.outputs:
-            if str(value.name) in self.marks:
+            for marked in self.known_labels(str(value.name)):
                 reason = Reason(f"is the graph output '{value.name}'", str(value.name))
-                self.labels.freeze(self.marks[str(value.name)].ids, reason)
+                self.labels.freeze(marked.ids, reason)
 
     def apply(self, rule: Callable[[Context], None]) -> None:
         """Run one rule; a node that it cannot read is treated as if it had none."""
@@ -200,11 +201,15 @@ class Tracer(Context):
     def layer(self, i: int, made: Ints, axis: int) -> None:
         self._layers.append((self.index, i, made, axis))
 
-    def out(self, marked: Marked, k: int = 0) -> None:
+    def out(self, marked: Marked, k: int = 0, across: Marked | None = None) -> None:
         if k >= len(self.node.outputs):
             return
         name = str(self.node.outputs[k].name)
         known = self.shapes.get(name)
+        if across is not None and (across.axes == () or known != marked.shape):
+            self.freeze(across.ids, "is combined with other channels in an outer product")
+        elif across is not None:
+            self.across[name] = Marked.of(movement.shrink(across.ids), across.shape)
         if known is not None and known != marked.shape:
             self.freeze(marked.ids, f"has an output of shape {list(known)} where {list(marked.shape)} was expected")
             self.opaque(f"is the output of a {self.node.op_type} of unexpected shape", k)
@@ -275,7 +280,8 @@ class Tracer(Context):
         return Trace(
             graph=self.graph,
             shapes=self.shapes,
-            marks={name: Marked(to[m.ids], m.shape, m.axes) for name, m in self.marks.items()},
+            marks={name: replace(m, ids=to[m.ids]) for name, m in self.marks.items()},
+            across={name: replace(m, ids=to[m.ids]) for name, m in self.across.items()},
             binds=factors,
             births={key: to[ids] for key, ids in self._births.items()},
             rows=tuple(replace(r, ids=to[r.ids]) for r in self._rows),

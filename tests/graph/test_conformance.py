@@ -506,7 +506,7 @@ def _channel_attention(net: Net, x: str) -> str:
 
 case("MatMul", _scores, "Q K^T", host="tokens")
 case("MatMul", _values, "attention V", host="tokens")
-case("MatMul", _values_weighted_by_a_layer, "positions mixed by a layer", host="tokens", free=False)
+case("MatMul", _values_weighted_by_a_layer, "positions mixed by a layer", host="tokens")
 case("MatMul", _heads, "heads", host="tokens")
 case("MatMul", _heads_with_batch_merged, "heads merged with the batch", host="tokens")
 case("MatMul", _channel_attention, "attention over channels", host="tokens", free=False)
@@ -1468,6 +1468,53 @@ case(
     "over channels",
     free=False,
 )
+
+
+def _level(net: Net, x: str, *, wide: int = 1, by_number: bool = False) -> str:
+    """Some samples, chosen by the data, are computed apart and written into zeros, as boxes are pooled by level."""
+    x = net.op("Tile", x, net.const([1, 1, wide, wide]))
+    score = net.op("ReduceMean", "image", axes=[1, 2, 3], keepdims=0)
+    chosen = net.op("NonZero", net.op("GreaterOrEqual", score, net.op("ReduceMean", score, keepdims=1)))
+    place = net.op("Squeeze", chosen, net.const([0]))
+    part = net.relu(net.op("Gather", x, place, axis=0))
+    target = net.const([-1, 8, 6 * wide, 6 * wide]) if by_number else net.op("Shape", part)
+    if by_number:
+        here = net.const(np.array([True, False, False, False]), dtype=np.bool_)
+        target = net.op("Where", here, net.op("Shape", part), target)
+    places = net.op("Expand", net.op("Reshape", place, net.const([-1, 1, 1, 1])), target)
+    return net.op("ScatterElements", net.op("ConstantOfShape", net.op("Shape", x)), places, part, axis=0)
+
+
+def _written_rows(net: Net, x: str) -> str:
+    """Rows of another layer take places that the image chooses."""
+    places = net.op("ArgMax", net.op("MatMul", _another(net, x), net.const(net.weights(6, 6))), axis=2)
+    return net.op(
+        "ScatterElements", x, places, net.op("Slice", _another(net, x), *(net.const([n]) for n in (2, 3, 2))), axis=2
+    )
+
+
+def _written_tokens(net: Net, x: str) -> str:
+    """A learned vector takes the place of two tokens."""
+    places = net.const(np.array([[0, 1], [1, 3]]))
+    return net.op("ScatterND", x, places, net.const(net.weights(2, 12)))
+
+
+def _written_computed_tokens(net: Net, x: str) -> str:
+    """Another layer's tokens are written, one in each sample, where the scores are largest."""
+    place = net.op("ArgMax", net.op("ReduceMax", _projected(net), axes=[2], keepdims=0), axis=1)
+    place = net.op("Concat", net.const(np.array([[0], [1]])), place, axis=1)
+    other = net.op("MatMul", net.op("ReduceMean", "tokens", axes=[1], keepdims=0), net.const(net.weights(7, 12)))
+    return net.op("ScatterND", x, place, other)
+
+
+for _wide in (1, 4):
+    case("ScatterElements", lambda n, x, w=_wide: _level(n, x, wide=w), f"levels, {_wide}")
+case("ConstantOfShape", lambda n, x: _level(n, x, wide=4), "zeros that are written into")
+case("Expand", lambda n, x: _level(n, x, wide=4, by_number=True), "places for every element, a target with numbers")
+case("ScatterElements", _written_rows, "rows of another layer")
+case("Scatter", _written_rows, "rows of another layer", opset=10)
+case("ScatterND", _written_tokens, "a constant", host="tokens")
+case("ScatterND", _written_computed_tokens, "tokens of another layer", host="tokens")
 case("GatherND", _last_token, "a token of each sample", host="tokens")
 case(
     "GatherND",

@@ -251,6 +251,39 @@ mutant("unknown operator taken for element-wise: Softmax", between("Softmax", ax
 mutant("unknown operator taken for element-wise: Gather", "gather_permutation", unknown_but_guessed("Gather"))
 
 
+def rows_written_into_another_layer(net: Net) -> str:
+    image = net.image(size=8)
+    x, y = net.conv(image, 3, 8), net.conv(image, 3, 8)
+    places = net.op("ArgMax", net.conv(image, 3, 8), axis=2)
+    y = net.op("Slice", y, *(net.const([n]) for n in (0, 1, 2)))
+    return net.conv(net.op("ScatterElements", x, places, y, axis=2), 8, 4)
+
+
+def channels_written_into_another_layer(net: Net) -> str:
+    image = net.image(size=8)
+    x, y = net.conv(image, 3, 8), net.conv(image, 3, 8)
+    places = net.const(np.broadcast_to(net.rng.permutation(8).reshape(1, 8, 1, 1), (2, 8, 8, 8)))
+    return net.conv(net.op("ScatterElements", x, places, y, axis=1), 8, 4)
+
+
+def samples_written_into_zeros(net: Net) -> str:
+    x = net.conv(net.image(size=24), 3, 8)
+    places = net.op("Expand", net.const([[[[1]]], [[[0]]]]), net.op("Shape", x))
+    x = net.op("ScatterElements", net.op("ConstantOfShape", net.const([2, 8, 24, 24])), places, x, axis=0)
+    return net.conv(x, 8, 4)
+
+
+mutant(
+    "ScatterElements one-sided",
+    rows_written_into_another_layer,
+    with_methods("ScatterElements", join=first_without_ties),
+)
+mutant("ScatterElements along another axis", channels_written_into_another_layer, with_methods(
+    "ScatterElements", attr=lambda c, attr, name, default: 2))  # fmt: skip
+mutant("ScatterElements: constants do not follow", samples_written_into_zeros, without("ScatterElements", "follow"))
+mutant("sizes are not rewritten: places", samples_written_into_zeros, without("Expand", "rewrite"))
+
+
 def tiled_heads(x: Marked, times: int) -> Marked:
     ids = np.concatenate([x.ids] * times, axis=1) if x.varies(1) else x.ids
     return Marked(ids, (x.shape[0], x.shape[1] * times, *x.shape[2:]), x.axes)

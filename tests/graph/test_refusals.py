@@ -31,7 +31,7 @@ def test_an_operator_has_a_rule_or_a_refusal_but_not_both():
         ("com.microsoft", "GroupQueryAttention", FUSED),
         ("com.microsoft.nchwc", "Conv", BLOCKED),
         ("com.microsoft.nchwc", "ReorderOutput", BLOCKED),
-        ("", "ScatterND", CHOSEN),
+        ("", "NonZero", CHOSEN),
         ("", "Det", NO_RULE),
         ("com.microsoft", "Inverse", NO_RULE),
         ("org.example", "QLinearConv", NO_RULE),
@@ -45,7 +45,7 @@ def test_refusal(domain, op, why):
     ("name", "why"),
     [
         ("conv_integer", "is made by ConvInteger, a quantised operator: prune the float model, then quantise it"),
-        ("scatter_channels", "is read by ScatterElements, which picks or writes positions that are computed from data"),
+        ("scatter_channels", "is read by ScatterElements along its channels"),
     ],
 )
 def test_reason_says_what_to_do(name, why):

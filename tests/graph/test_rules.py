@@ -125,11 +125,16 @@ row("y = Gemm<transB=1>(u, w)", ".", stays="abcdefgh")
 row("y = Gemm(u, k, w)", "efgh@1", const={"k": (4, 4)}, binds={"k": ["efgh@1", "abcd@0"]})
 row("y = MatMul(u, k)", "ABC@1", const={"k": (4, 3)}, binds={"k": ["ABC@1", "abcd@0"]})
 row("t = Transpose(u); y = MatMul(k, t)", "ABC@0", const={"k": (3, 4)}, binds={"k": ["ABC@0", "abcd@1"]})
-row("y = MatMul(x, k)", "abcd@1", const={"k": (2, 3)})
+row("y = MatMul(x, k)", "abcd@1", const={"k": (2, 3)}, binds={"k": ["ABC@1"]})
 row("t = Transpose(w); y = MatMul(u, t)", ".", same=TIED)
 row(
     "f = Reshape(x, s); h = Reshape(z, s); t = Transpose<perm=[0, 2, 1]>(h); y = MatMul(f, t)",
     "abcd@1",
+    const={"s": [0, 4, 4]},
+)
+row(
+    "f = Reshape(x, s); h = Reshape(z, s); t = Transpose<perm=[0, 2, 1]>(h); p = MatMul(f, t); y = Flatten(p)",
+    "aaaabbbbccccdddd@1",
     const={"s": [0, 4, 4]},
     stays="efgh",
 )
@@ -404,6 +409,42 @@ row(
 )
 row("y = GatherND(x, i)", "abcd@1", const={"i": np.zeros((3, 1), np.int64)})
 row("y = GatherND(x, i)", ".", const={"i": np.zeros((3, 2), np.int64)}, stays="abcd")
+_PLACES = {"i": np.zeros((1, 4, 2, 2), np.int64)}
+for _op, _opset in (("ScatterElements", 17), ("Scatter", 10)):
+    row(f"y = {_op}<axis=2>(x, i, z)", "abcd@1", const=_PLACES, same=TIED, binds={"i": ["abcd@1"]}, opset=_opset)
+    row(f"y = {_op}<axis=1>(x, i, z)", ".", const=_PLACES, stays="abcdefgh", opset=_opset)
+row(
+    "i = ArgMax<axis=2>(z); y = ScatterElements<axis=2>(x, i, k)",
+    "abcd@1",
+    const={"k": (1, 4, 1, 2)},
+    same=TIED,
+    binds={"k": ["abcd@1"]},
+)
+row("i = ArgMax<axis=1>(z); e = Expand(i, s); y = ScatterElements<axis=2>(k, e, x)", "abcd@1", const={"s": [1, 4, 2, 2], "k": (1, 4, 5, 2)},
+    stays="efgh", binds={"k": ["abcd@1"]})  # fmt: skip
+row(
+    "n = Shape(x); f = ConstantOfShape(n); y = ScatterElements<axis=2>(f, i, x)",
+    "abcd@1",
+    const=_PLACES,
+    binds={"i": ["abcd@1"]},
+)
+row(
+    "y = ScatterElements<axis=2>(x, i, v)",
+    ".",
+    const={"i": np.zeros((1, 3, 2, 2), np.int64), "v": (1, 3, 2, 2)},
+    stays="abcd",
+)
+row("n = Shape(x); m = Mul(n, k); y = ConstantOfShape(m)", ".", const={"k": [1, 1, 64, 64]})
+row("y = ScatterND(x, i, z)", "abcd@1", const={"i": [[0]]}, same=TIED)
+row(
+    "t = Transpose<perm=[0, 2, 3, 1]>(x); y = ScatterND(t, i, k)",
+    "abcd@3",
+    const={"i": [[0, 1, 1]], "k": (1, 4)},
+    binds={"k": ["abcd@1"]},
+)
+row("y = ScatterND(x, i, v)", ".", const={"i": [[0, 1]], "v": (1, 2, 2)}, stays="abcd")
+row("t = Transpose<perm=[0, 2, 3, 1]>(x); j = ArgMax<axis=1, keepdims=0>(z); i = Reshape(j, s); y = ScatterND(t, i, k)", "abcd@3",
+    const={"s": [2, 2], "k": (2, 2, 4)}, stays="efgh", binds={"k": ["abcd@2"]})  # fmt: skip
 row("y = CastLike(x, z)", "abcd@1")
 row("y = CastLike(k, x)", "ABC@0", const={"k": (3,)}, binds={"k": ["ABC@0"]})
 row("y = Trilu(x)", "abcd@1")

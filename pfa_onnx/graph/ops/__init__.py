@@ -6,7 +6,7 @@ it reads: nothing is ever assumed to be element-wise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 
 import onnx_ir as ir
@@ -32,6 +32,7 @@ _FAMILIES = (
     "recurrent",
     "reduction",
     "reshaping",
+    "scattering",
 )
 
 
@@ -70,6 +71,17 @@ def computed(c: Context) -> None:
     for i in range(len(c.node.inputs)):
         c.steady(i)
     c.opaque("is computed from shapes")
+
+
+def met_along(c: Context, axes: Iterable[int]) -> int | None:
+    """Return which of these axes carries the channels of what the output meets in its readers, if one does."""
+    rank = len(c.out_shape())
+    for use in c.node.outputs[0].uses():
+        for value in use.node.inputs:
+            x = None if value is None else c.marks.get(str(value.name))
+            if x is not None and x.rank == rank and len(x.axes) == 1 and x.axes[0] in axes:
+                return x.axes[0]
+    return None
 
 
 def freeze_inputs(c: Context, why: str) -> None:

@@ -5,6 +5,8 @@ A constant weight makes the node a layer. A contraction between two activations 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pfa_onnx.graph import movement
@@ -48,11 +50,20 @@ def _convolve(c: Context, made_axis: int, read_axis: int, bias: int = 2) -> None
     if c.is_constant(0):
         refuse_inputs(c, "on a constant input")
         return
-    arriving = c.channels(c.mark(0), 1)
     shape = c.operand_shape(1)
     groups = int(c.attr("group", 1))
     rank = len(shape)
     factors: tuple[Factor, ...]
+    if groups == 1 and _is_pointwise(c, c.before(0)):
+        made = c.born(1, made_axis)
+        c.bind(1, Factor(along(made, made_axis, rank), "made"))
+        if c.has(2):
+            c.bind(2, Factor(made))
+        c.layer(1, made, axis=1)
+        x = c.mark(0)
+        _beside(c, [Marked(c.uniform(x, [1]), x.shape, tuple(a for a in x.axes if a != 1))], made, 1)
+        return
+    arriving = c.channels(c.mark(0), 1)
     if groups == 1:
         read = arriving
         made = c.born(1, made_axis)
@@ -67,6 +78,16 @@ def _convolve(c: Context, made_axis: int, read_axis: int, bias: int = 2) -> None
         c.bind(bias, Factor(made))
     c.layer(1, made, axis=1)
     c.vector_out(made, 1)
+
+
+def _is_pointwise(c: Context, x: Marked) -> bool:
+    """Tell whether channels lie along axes of space, of which the kernel sees one position at a time."""
+    space = [a for a in x.axes if a >= 2]
+    if not space or x.varies(0) or len(np.unique(x.vector(1))) > len(np.unique(x.vector(space[-1]))):
+        return False
+    kernel = c.operand_shape(1)[2:]
+    strides, pads = c.attr("strides", [1] * len(kernel)), c.attr("pads", [0] * 2 * len(kernel))
+    return all(kernel[a - 2] == strides[a - 2] == 1 and pads[a - 2] == pads[a - 2 + len(kernel)] == 0 for a in space)
 
 
 def _is_depthwise(c: Context, groups: int) -> bool:
@@ -146,7 +167,7 @@ def multiply(c: Context, flip_left: bool = False, flip_right: bool = False) -> N
     elif c.is_constant(0) and not c.is_constant(1) and _plain_matrix(left):
         _weighted(c, x=1, read_axis=read[1], w=0, w_read=read[0], free_axis=-2)
     elif not c.is_constant(0) and not c.is_constant(1):
-        _product(c, _turned(c.mark(0), flip_left), _turned(c.mark(1), flip_right))
+        _product(c, *([_turned(x, flip) for x in c.layers(i)] for i, flip in enumerate((flip_left, flip_right))))
     else:
         _batched(c, ("km" if flip_left else "mk"), ("nk" if flip_right else "kn"))
 
@@ -172,53 +193,69 @@ def _plain_matrix(shape: tuple[int, ...]) -> bool:
 
 def _weighted(c: Context, *, x: int, read_axis: int, w: int, w_read: int, free_axis: int) -> None:
     """Multiply activation `x` by constant matrix `w`. Output axis `free_axis` is born from the weight."""
-    mark = c.mark(x)
-    shape = c.operand_shape(w)
-    rank = len(shape)
-    w_made = 2 * rank - 3 - w_read  # the other one of the last two axes
-    free = [a for a in mark.axes if a != read_axis]
-    if free and not mark.varies(read_axis):
-        # labels along an axis that is not summed pass: every output row has its own
-        _pass_free(c, mark, read_axis, free_axis)
-        return
-    read = c.channels(mark, read_axis)
-    made = c.born(w, w_made)
-    c.bind(w, Factor(along(made, w_made, rank), "made"), Factor(along(read, w_read, rank), "read"))
-    c.layer(w, made, axis=free_axis % len(c.out_shape()))
-    c.vector_out(made, free_axis)
-
-
-def _pass_free(c: Context, mark: Marked, read_axis: int, free_axis: int) -> None:
-    shape = c.out_shape()
-    lifted = movement.lift(mark, len(shape))
-    summed, made = read_axis + len(shape) - mark.rank, free_axis % len(shape)
-    if summed != made:
+    layers = c.layers(x)
+    rank = len(c.operand_shape(w))
+    w_made, axis = 2 * rank - 3 - w_read, free_axis % len(c.out_shape())  # the other one of the last two axes
+    passing = [m for m in layers if m.axes and not m.varies(read_axis)]
+    if passing and read_axis + len(c.out_shape()) - layers[0].rank != axis:
         refuse_inputs(c, "along a transposed axis")
         return
-    extents = tuple(shape[a] if a == made else n for a, n in enumerate(lifted.shape))
-    c.out(Marked(lifted.ids, extents, lifted.axes))
+    read = [c.channels(m, read_axis) for m in layers if m.varies(read_axis) or not m.axes]
+    made = c.born(w, w_made)
+    c.bind(w, Factor(along(made, w_made, rank), "made"), *(Factor(along(r, w_read, rank), "read") for r in read))
+    c.layer(w, made, axis=axis)
+    _beside(c, passing, made, axis)
 
 
-def _product(c: Context, one: Marked, other: Marked) -> None:
-    """Two activations, as in Q.K^T and attention.V: the two summed axes are the same."""
-    rank = max(one.rank, other.rank)
-    one, other = movement.lift(one, rank), movement.lift(other, rank)
-    k_one, k_other = rank - 1, rank - 2
-    if one.varies(k_one) or other.varies(k_other):
-        c.freeze_along(one, [rank - 2], "is summed over by a MatMul of two activations that both vary")
-        c.freeze_along(other, [rank - 1], "is summed over by a MatMul of two activations that both vary")
-        turned = movement.transpose(other, [*range(rank - 2), rank - 1, rank - 2])
-        joined = c.join([_rowless(one, rank - 2), _rowless(turned, rank - 2)])
-        c.blocks(np.moveaxis(joined.ids, k_one, -1))
+def _beside(c: Context, passing: Sequence[Marked], made: Ints, axis: int) -> None:
+    """Set the output of a layer: what it makes, across labels of its input that lie along an axis it does not sum."""
+    for x in passing[1:]:
+        c.freeze(x.ids, f"lies across other channels, and {c.node.op_type} makes more of them")
+    if not passing:
+        c.vector_out(made, axis)
+        return
+    x = movement.lift(passing[0], len(c.out_shape()))
+    shape = tuple(len(made) if a == axis else x.shape[a] if x.varies(a) else n for a, n in enumerate(c.out_shape()))
+    c.out(Marked(x.ids, shape, x.axes), across=Marked(along(made, axis, len(shape)), shape, (axis,)))
+
+
+def _product(c: Context, one: Sequence[Marked], other: Sequence[Marked]) -> None:
+    """Two activations, as in Q.K^T and attention.V: the two summed axes are the same, all other labels pass.
+
+    Where both operands have labels that pass, the result is their outer product, as K^T.V of a linear attention is.
+    """
+    rank = max(one[0].rank, other[0].rank)
+    left, right = [movement.lift(x, rank) for x in one], [movement.lift(x, rank) for x in other]
+    summed = [x for x in left if x.varies(rank - 1)], [x for x in right if x.varies(rank - 2)]
+    if summed[0] or summed[1]:
+        turned = movement.transpose((summed[1] or right)[0], [*range(rank - 2), rank - 1, rank - 2])
+        joined = c.join([_rowless((summed[0] or left)[0], rank - 2), _rowless(turned, rank - 2)])
+        c.blocks(np.moveaxis(joined.ids, rank - 1, -1))
         c.summed(0)
+    passing = [
+        *(Marked(x.ids, (*x.shape[:-1], 1), x.axes) for x in left if x.axes and not x.varies(rank - 1)),
+        *(Marked(x.ids, (*x.shape[:-2], 1, x.shape[-1]), x.axes) for x in right if x.axes and not x.varies(rank - 2)),
+    ]
+    batch = movement.broadcast_shape([left[0].shape[:-2], right[0].shape[:-2]])
+    _out_product(c, passing, (*batch, left[0].shape[-2], right[0].shape[-1]))
+
+
+def _out_product(c: Context, passing: Sequence[Marked], shape: tuple[int, ...]) -> None:
+    """Set the result of a product: no labels pass, or those of one operand, or both across each other."""
+    if not passing:
         c.opaque("is a product of two activations")
         return
-    left = Marked(one.ids, (*one.shape[:-1], 1), one.axes)
-    right = Marked(other.ids, (*other.shape[:-2], 1, other.shape[-1]), other.axes)
-    if not left.axes and not right.axes:
-        c.opaque("is a product of two activations")
+    fine = [x for x in passing if x.axes[-1] >= len(shape) - 2]
+    if not fine:
+        joined = c.join(passing)
+        c.out(Marked(joined.ids, shape, joined.axes))
         return
-    c.out(c.join([left, right]))
+    for x in passing:
+        if x.axes[-1] < len(shape) - 2:
+            c.freeze(x.ids, "weighs whole heads, of which channels go one by one")
+    for x in fine[2:]:
+        c.freeze(x.ids, "is combined with other channels in an outer product")
+    c.out_layers([Marked(x.ids, shape, x.axes) for x in fine[:2]])
 
 
 def _rowless(x: Marked, axis: int) -> Marked:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Context, Factor
 from pfa_onnx.graph.movement import Marked
@@ -25,7 +27,7 @@ _BROADCAST = (
 @rule(*_UNARY)
 def unary(c: Context) -> None:
     """Labels pass through."""
-    c.out(c.mark(0))
+    c.pass_on()
 
 
 @rule("CastLike")
@@ -50,6 +52,8 @@ def broadcast(c: Context) -> None:
     if not changing:
         computed(c)
         return
+    if _scales_a_product(c, changing):
+        return
     joined = c.join([c.mark(i) for i in changing])
     whole = c.out_shape()
     joined = movement.lift(joined, len(whole))
@@ -68,6 +72,29 @@ def broadcast(c: Context) -> None:
     c.out(result)
 
 
+def _scales_a_product(c: Context, changing: Sequence[int]) -> bool:
+    """Pass on an outer product of channels that meets constants, or what has one entry for all of them, if it does."""
+    crossed = [i for i in changing if len(c.layers(i)) > 1]
+    whole = c.out_shape()
+    if len(crossed) != 1 or c.operand_shape(crossed[0]) != whole:
+        return False
+    layers = c.layers(crossed[0])
+    others = [(i, movement.lift_shape(c.operand_shape(i), len(whole))) for i in range(len(c.node.inputs))]
+    others = [(i, shape) for i, shape in others if i != crossed[0]]
+    if any(shape[x.axes[-1]] > 1 for i, shape in others for x in layers if not c.is_constant(i)):
+        return False
+    for i, shape in others:
+        if c.is_constant(i):
+            c.follow(i, *layers)
+            continue
+        for x in layers:
+            movement.require_fit(shape, x)
+        if i not in changing:
+            c.steady(i)
+    c.out_layers(layers)
+    return True
+
+
 def _old_prelu(c: Context) -> None:
     """Until opset 7 a slope was one number, or one a channel of axis 1."""
     x = c.mark(0)
@@ -83,4 +110,4 @@ def _old_prelu(c: Context) -> None:
 def bounded(c: Context) -> None:
     """Labels pass through; the limits, the ratio and the mode are scalars."""
     for k in range(len(c.node.outputs)):
-        c.out(c.mark(0), k)
+        c.pass_on(k=k)

@@ -40,13 +40,16 @@ _TAKING: dict[str, Taking] = {
 @rule("LayerNormalization", "RMSNormalization", "LogSoftmax", "Softmax", "Hardmax", "LpNormalization")
 def over_axes(c: Context) -> None:
     """Labels pass along the axes that are not normalised over."""
-    x = c.mark(0)
-    kind = c.node.op_type
+    kind, layers = c.node.op_type, c.layers(0)
+    x = layers[0] if kind in {"Softmax", "LogSoftmax", "Hardmax"} else c.mark(0)
     default = 1 if kind in {"Softmax", "LogSoftmax", "Hardmax"} and c.graph.opset < 13 else -1
     axis = int(c.attr("axis", default)) % x.rank
     flattened = kind in {"LayerNormalization", "RMSNormalization"} or (kind != "LpNormalization" and c.graph.opset < 13)
     axes = range(axis, x.rank) if flattened else [axis]
-    x = c.mixed(x, list(axes), "normalised", _TAKING.get(kind, "all"))
+    if len(layers) > 1 and kind not in _TAKING:
+        c.out_layers([c.mixed(x, axes, "normalised") for x in layers])
+        return
+    x = c.mixed(x, axes, "normalised", _TAKING.get(kind, "all"))
     for i in range(1, len(c.node.inputs)):
         x = c.plus(i, x)
     for k in range(len(c.node.outputs)):

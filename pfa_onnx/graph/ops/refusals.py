@@ -26,8 +26,7 @@ _BY_OPERATOR: dict[str, dict[str, tuple[str, ...]]] = {
     "": {
         QUANTISED: ("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"),
         CHOSEN: (
-            "Compress", "NonMaxSuppression", "NonZero", "Scatter", "ScatterElements", "ScatterND", "TensorScatter",
-            "Unique",
+            "Compress", "NonMaxSuppression", "NonZero", "TensorScatter", "Unique",
         ),
         BRANCH: ("If",),
         ROUNDS: ("Loop", "Scan"),

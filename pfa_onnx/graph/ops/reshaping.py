@@ -9,14 +9,14 @@ import numpy as np
 from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Context, Factor
 from pfa_onnx.graph.movement import Marked, along
-from pfa_onnx.graph.ops import rule, unknown
+from pfa_onnx.graph.ops import met_along, rule, unknown
 
 
 @rule("Transpose")
 def transpose(c: Context) -> None:
     """Permute the axes; reversed by default."""
-    x = c.mark(0)
-    c.out(movement.transpose(x, c.attr("perm", None) or list(range(x.rank))[::-1]))
+    perm = c.attr("perm", None) or list(range(c.layers(0)[0].rank))[::-1]
+    c.pass_on(lambda x: movement.transpose(x, perm))
 
 
 @rule("Reshape")
@@ -133,12 +133,12 @@ def expand(c: Context) -> None:
     before = movement.lift_shape(c.operand_shape(0), len(shape))
     lifted = movement.lift(x, len(shape))
     stretched = [a for a, n in enumerate(before) if n == 1 and shape[a] > 1]
-    if len(stretched) == 1 and not lifted.axes:
+    axis = stretched[0] if len(stretched) == 1 else met_along(c, stretched)
+    if axis is not None and not lifted.axes:
         # one position becomes many, all alike: as many of them may go as what they meet loses
-        labels = c.grown("stretched", shape[stretched[0]])
-        own = along(labels, stretched[0], len(shape))
-        lifted = Marked(own, lifted.shape, (stretched[0],))
-        extents = tuple(len(labels) if a in stretched else n for a, n in enumerate(shape))
+        labels = c.grown("stretched", shape[axis])
+        lifted = Marked(along(labels, axis, len(shape)), lifted.shape, (axis,))
+        extents = tuple(len(labels) if a == axis else n for a, n in enumerate(shape))
     else:
         extents = tuple(wide if was == 1 else n for n, was, wide in zip(lifted.shape, before, shape, strict=True))
     target = np.asarray(written, dtype=np.int64).copy()
