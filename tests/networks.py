@@ -1965,3 +1965,16 @@ def conv_over_stacked_tokens(rng):
     x = net.op("MatMul", net.input(["N", 3, 6], "tokens"), net.const(net.weights(6, 8)))
     y = net.op("Conv", x, net.const(net.weights(2, 3, 1)), net.const(net.vector(2)))
     return net.model((net.op("MatMul", net.relu(y), net.const(net.weights(8, 5))), ["N", 2, 5]))
+
+
+@network
+def bilinear_attention(rng):
+    """A map made of channels is a matrix that a MatMul sums over one axis of: its labels lie along both, and stay."""
+    net = Net(rng)
+    x = net.block(net.image(size=6), 3, 12)
+    pooled = net.op("GlobalAveragePool", x)
+    right = net.op("Sigmoid", net.op("Reshape", net.conv(pooled, 12, 72, k=1), net.const([0, 2, 6, 6])))
+    x = net.op(
+        "Reshape", net.op("MatMul", net.op("Reshape", x, net.const([0, 2, 36, 6])), right), net.const([0, 12, 6, 6])
+    )
+    return net.model(net.head(net.op("Add", net.conv("image", 3, 8), net.conv(x, 12, 8)), 8))

@@ -16,6 +16,8 @@ from pfa_onnx.graph.ops import refuse_inputs, rule
 from pfa_onnx.graph.ops.einsum import Letters, contract_constant
 from pfa_onnx.recipe import Ints
 
+WIDEST = 65536  # numbers that a matrix makes; beyond it they are no channels
+
 # --- convolutions -------------------------------------------------------------------------------------
 
 
@@ -201,10 +203,21 @@ def _weighted(c: Context, *, x: int, read_axis: int, w: int, w_read: int, free_a
         refuse_inputs(c, "along a transposed axis")
         return
     read = [c.channels(m, read_axis) for m in layers if m.varies(read_axis) or not m.axes]
+    if c.operand_shape(w)[w_made] > WIDEST:
+        _tabulate(c, w, [Factor(along(r, w_read, rank), "read") for r in read], passing)
+        return
     made = c.born(w, w_made)
     c.bind(w, Factor(along(made, w_made, rank), "made"), *(Factor(along(r, w_read, rank), "read") for r in read))
     c.layer(w, made, axis=axis)
     _beside(c, passing, made, axis)
+
+
+def _tabulate(c: Context, w: int, read: Sequence[Factor], passing: Sequence[Marked]) -> None:
+    """A matrix so wide makes whole weights, as experts that are mixed by their inputs are, and no channels."""
+    for x in passing:
+        c.freeze(x.ids, f"is read by {c.node.op_type}, which makes more than {WIDEST:,} numbers")
+    c.bind(w, *read)
+    c.opaque(f"is made by {c.node.op_type}, which makes more than {WIDEST:,} numbers")
 
 
 def _beside(c: Context, passing: Sequence[Marked], made: Ints, axis: int) -> None:
@@ -227,6 +240,9 @@ def _product(c: Context, one: Sequence[Marked], other: Sequence[Marked]) -> None
     rank = max(one[0].rank, other[0].rank)
     left, right = [movement.lift(x, rank) for x in one], [movement.lift(x, rank) for x in other]
     summed = [x for x in left if x.varies(rank - 1)], [x for x in right if x.varies(rank - 2)]
+    for side, free in zip(summed, (rank - 2, rank - 1), strict=True):
+        for x in side:
+            c.freeze_along(x, [free], "is summed over by a MatMul along one axis and lies along another")
     if summed[0] or summed[1]:
         turned = movement.transpose((summed[1] or right)[0], [*range(rank - 2), rank - 1, rank - 2])
         joined = c.join([_rowless((summed[0] or left)[0], rank - 2), _rowless(turned, rank - 2)])
