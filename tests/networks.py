@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NETWORKS: dict[str, Callable[[np.random.Generator], ModelProto]] = {}
 
 SIZES = (24, 32, 16)  # what symbolic dimensions other than the batch become, in order of appearance
+LAST = np.iinfo(np.int64).max
 CLASSES = 10
 VOCABULARY = 16  # integer inputs are indices below this
 
@@ -1978,3 +1979,43 @@ def bilinear_attention(rng):
         "Reshape", net.op("MatMul", net.op("Reshape", x, net.const([0, 2, 36, 6])), right), net.const([0, 12, 6, 6])
     )
     return net.model(net.head(net.op("Add", net.conv("image", 3, 8), net.conv(x, 12, 8)), 8))
+
+
+def _rotated(net: Net, x: str, cos: str, sin: str, width: int) -> str:
+    """x cos + (-x2, x1) sin, over the last axis."""
+    last = net.const([-1])
+    first = net.op("Slice", x, net.const([0]), net.const([width // 2]), last)
+    second = net.op("Slice", x, net.const([width // 2]), net.const([LAST]), last)
+    turned = net.op("Concat", net.op("Neg", second), first, axis=-1)
+    return net.op("Add", net.op("Mul", x, cos), net.op("Mul", turned, sin))
+
+
+@network
+def rotary_from_positions(rng):
+    """Language models: positions are an input, frequencies a constant, and what is made of them turns Q and K."""
+    net = Net(rng)
+    x = net.input(["N", 5, 6], "tokens")
+    places = net.op(
+        "Unsqueeze", net.op("Cast", net.input(["N", 5], "places", np.int64), to=TensorProto.FLOAT), net.const([2])
+    )
+    angles = net.op("Mul", places, net.const(net.vector(4, 0.1, 1.0)))
+    angles = net.op("Unsqueeze", net.op("Concat", angles, angles, axis=-1), net.const([1]))
+    cos, sin = net.op("Cos", angles), net.op("Sin", angles)
+    q, k = (_rotated(net, _heads(net, x, 6, 2, 8), cos, sin, 8) for _ in range(2))
+    scores = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    return net.model((_merged(net, net.op("MatMul", scores, _heads(net, x, 6, 2, 3)), 6), ["N", 5, 5]))
+
+
+@network
+def rotary_from_the_shape(rng):
+    """Pictures: coordinates are computed from the shape."""
+    net = Net(rng)
+    x = net.input(["N", 5, 6], "tokens")
+    length = net.op("Gather", net.op("Shape", x), net.const(1))
+    places = net.op("Cast", net.op("Range", net.const(0), length, net.const(1)), to=TensorProto.FLOAT)
+    angles = net.op("Div", net.op("Unsqueeze", places, net.const([1])), net.const(net.vector(10, 1.0, 9.0)))
+    angles = net.op("Tile", angles, net.const([1, 2]))
+    cos, sin = net.op("Cos", angles), net.op("Sin", angles)
+    q, k = (_rotated(net, _heads(net, x, 6, 2, 20), cos, sin, 20) for _ in range(2))
+    scores = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    return net.model((_merged(net, net.op("MatMul", scores, _heads(net, x, 6, 2, 3)), 6), ["N", 5, 5]))

@@ -266,6 +266,14 @@ def channels_written_into_another_layer(net: Net) -> str:
     return net.conv(net.op("ScatterElements", x, places, y, axis=1), 8, 4)
 
 
+def a_sample_written_into_another(net: Net) -> str:
+    image = net.image(size=8)
+    x, first = net.conv(image, 3, 8), net.op("Gather", net.conv(image, 3, 8), net.const([0]), axis=0)
+    place = net.op("ArgMax", net.op("ReduceMean", image, axes=[1, 2, 3], keepdims=0), axis=0)
+    places = net.op("Expand", net.op("Reshape", place, net.const([1, 1, 1, 1])), net.const([1, 8, 8, 8]))
+    return net.conv(net.op("ScatterElements", x, places, first, axis=0), 8, 4)
+
+
 def samples_written_into_zeros(net: Net) -> str:
     x = net.conv(net.image(size=24), 3, 8)
     places = net.op("Expand", net.const([[[[1]]], [[[0]]]]), net.op("Shape", x))
@@ -281,7 +289,7 @@ mutant(
 mutant("ScatterElements along another axis", channels_written_into_another_layer, with_methods(
     "ScatterElements", attr=lambda c, attr, name, default: 2))  # fmt: skip
 mutant("ScatterElements: constants do not follow", samples_written_into_zeros, without("ScatterElements", "follow"))
-mutant("sizes are not rewritten: places", samples_written_into_zeros, without("Expand", "rewrite"))
+mutant("sizes are not rewritten: places", a_sample_written_into_another, without("Expand", "rewrite"))
 
 
 def tiled_heads(x: Marked, times: int) -> Marked:
@@ -358,7 +366,7 @@ mutant(
 mutant(
     "bodies of If read nothing",
     "if_reads_outer",
-    lambda patch: patch.setattr("pfa_onnx.graph.context.captured", lambda node: []),
+    lambda patch: patch.setattr("pfa_onnx.graph.walk.captured", lambda node: []),
 )
 
 

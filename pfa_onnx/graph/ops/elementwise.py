@@ -49,6 +49,8 @@ def broadcast(c: Context) -> None:
         _old_prelu(c)
         return
     changing = c.activations()
+    if _stretches(c, changing):
+        return
     if not changing:
         computed(c)
         return
@@ -70,6 +72,30 @@ def broadcast(c: Context) -> None:
             c.freeze_along(result, along, "is combined with values computed from shapes, one a channel")
             c.steady(i)
     c.out(result)
+
+
+def _stretches(c: Context, changing: Sequence[int]) -> bool:
+    """Let channels be born from a constant vector that meets one number, as frequencies meet a position."""
+    whole = c.out_shape()
+    shapes = [movement.lift_shape(c.operand_shape(i), len(whole)) for i in range(len(c.node.inputs))]
+    constants = [i for i in range(len(shapes)) if c.is_constant(i)]
+    others = [i for i in range(len(shapes)) if i not in constants]
+    if len(constants) != 1 or any(x.axes for i in changing for x in c.layers(i)):
+        return False
+    (vector,) = constants
+    longer = [a for a, n in enumerate(shapes[vector]) if n > 1]
+    if len(longer) != 1 or any(shapes[i][longer[0]] > 1 for i in others):
+        return False
+    axis = longer[0]
+    labels = c.born(vector, axis - len(whole) + len(c.operand_shape(vector)))
+    c.bind(
+        vector,
+        Factor(movement.along(labels, axis, len(whole)).reshape([-1 if n > 1 else 1 for n in c.operand_shape(vector)])),
+    )
+    for i in others:
+        c.steady(i)
+    c.vector_out(labels, axis)
+    return True
 
 
 def _scales_a_product(c: Context, changing: Sequence[int]) -> bool:
