@@ -161,7 +161,7 @@ def _compare(
         reference = _runner(ir.to_proto(trace.graph.model), trace.graph).run(feeds)
     got = _runner(pruned, trace.graph).run(feeds)
     del fresh, pruned
-    expected = _runner(masked(trace.graph, edits), trace.graph).run(feeds)
+    expected = _runner(ir.to_proto(masked(trace.graph, edits)), trace.graph).run(feeds)
     return (
         max(relative_error(expected[name], got[name]) for name in expected),
         max(relative_error(reference[name], expected[name]) for name in expected),
