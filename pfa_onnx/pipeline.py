@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -32,9 +33,11 @@ from pfa_onnx.steps.compare import compare
 from pfa_onnx.steps.decide import Decider, Decision
 from pfa_onnx.steps.latency import latency_ratio
 from pfa_onnx.steps.measure import Measured, describe_model, finished, glimpse, measure, recall, without_covariances
+from pfa_onnx.steps.nothing import refuse_if_nothing_can_go, warn_if_nothing_goes
 from pfa_onnx.steps.prove import prove as prove_cut
 from pfa_onnx.steps.replay import read_recipe
 from pfa_onnx.steps.resume import Checkpoints
+from pfa_onnx.steps.rounding import decide_fastest
 
 KL = Method("kl")
 
@@ -65,12 +68,12 @@ def analyze(
         hooks.warn(f"shard {data.shard[0]}/{data.shard[1]}: this is about its samples alone; merge before you decide")
     with clock("decide"):
         decider = Decider(measured, plan or PlanOptions(), hooks, timed=lambda: latency_ratio(measured, data))
-        decision = decider.decide(method or KL)
+        decision = _decide(decider, method or KL, data)
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
         embed_recipe(small, decision, graph.sha256)  # it takes room in the file, too
         after = _size_after(small, decision, measured.probed, None)
-    return _report(measured, decision, after, clock)
+    return replace(_report(measured, decision, after, clock), round_to=_measured_multiple(decider))
 
 
 def prune(
@@ -93,7 +96,7 @@ def prune(
 
     recipe: a report of an earlier run, replayed on this model. init: "keep" the surviving filters' weights, or
     draw them anew from "scratch" (paper, section 3.2.3). Raises ProofError, and writes nothing, when the cut
-    model does not compute what the masked original computes.
+    model does not compute what the masked original computes; TargetError where not one channel may go.
     """
     clock, hooks = _Clock(), hooks or Hooks()
     check_target(output, model)
@@ -112,12 +115,17 @@ def prune(
         if replayed is not None:
             plan = replace(plan or PlanOptions(), through_norm=replayed.through_norm)
         decider = Decider(measured, plan or PlanOptions(), hooks, timed=timed, replays=recipe is not None)
-        decision = decider.replay(replayed) if replayed else decider.decide(method or KL)
+        decision = decider.replay(replayed) if replayed else _decide(decider, method or KL, data)
+        round_to = _measured_multiple(decider)
         del decider
         measured = without_covariances(measured)  # the proof needs the room
+        if replayed is None:
+            refuse_if_nothing_can_go(decision)
+        unchanged = warn_if_nothing_goes(decision, hooks)
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
-        embed_recipe(small, decision, graph.sha256)
+        if not unchanged:  # the file would only grow
+            embed_recipe(small, decision, graph.sha256)
     proof = None
     if prove:
         with clock("prove"):
@@ -126,10 +134,11 @@ def prune(
         redraw(small, seed)
         embed_recipe(small, decision, graph.sha256, redrawn=seed)
     with clock("write"):
-        written = write(small, output)
+        written = write(small, output, unchanged=unchanged and init == "keep")
     after = _size_after(small, decision, measured.probed, written)
     redrawn = seed if init == "scratch" else None
-    return replace(_report(measured, decision, after, clock, proof), output=output, redrawn=redrawn)
+    report = _report(measured, decision, after, clock, proof)
+    return replace(report, output=output, redrawn=redrawn, round_to=round_to)
 
 
 def check(
@@ -175,6 +184,17 @@ def _measured(
     write_stats(save, measured.stats)
     checkpoints.done()
     return measured
+
+
+def _decide(decider: Decider, method: Method, data: DataOptions) -> Decision:
+    if decider.options.round_to != "auto":
+        return decider.decide(method)
+    timed = partial(latency_ratio, decider.measured, data, repeats=7, max_seconds=10.0)
+    return decide_fastest(decider, method, timed, decider.hooks)
+
+
+def _measured_multiple(decider: Decider) -> int | None:
+    return decider.round_to if decider.options.round_to == "auto" else None
 
 
 def _size_after(small: Graph, decision: Decision, samples: int, written: int | None) -> Size:

@@ -125,9 +125,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Proof:
-    """The outcome of masked equivalence: the largest error relative to its output's scale."""
+    """The outcome of masked equivalence: the largest error relative to its output's scale.
+
+    limit: what was measured as the limit, where activations are quantised and rounding alone is more than the fixed
+    one; without_rounding: the largest error with these quantisers taken out, if they could be.
+    """
 
     max_relative_error: float
     samples: int
     passed: bool
     outputs: Mapping[str, float] = field(default_factory=dict)
+    limit: float | None = None
+    without_rounding: float | None = None

@@ -1,4 +1,4 @@
-"""What the three verbs return: immutable values, printed by `report` and by nobody else."""
+"""What the verbs return: immutable values, printed by `report` and by nobody else."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ class Report:
 
     redrawn: the seed by which all weights were drawn anew after the proof, None when they were kept.
     through_norm: whether normalisations may run over the kept channels only.
+    round_to: the multiple of channels that was measured to run fastest, None when it was not measured.
     """
 
     model: ModelInfo
@@ -78,6 +79,7 @@ class Report:
     output: Path | None = None
     redrawn: int | None = None
     through_norm: bool = False
+    round_to: int | None = None
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 
@@ -90,6 +92,19 @@ class Report:
     def kept(self) -> int:
         """All channels that stay."""
         return sum(len(layer.keep) for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The outcome of `merge`. missing: (i, n) of the shards that would complete the data."""
+
+    output: Path
+    files: int
+    source: str
+    samples: int
+    layers: int
+    provider: str
+    missing: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from pfa_onnx.graph.model import load
 from pfa_onnx.graph.ops import RULES
 from pfa_onnx.recipe import Method
 from pfa_onnx.report import as_json
-from pfa_onnx.stats.statsfile import load_stats, merge_stats, save_stats
+from pfa_onnx.stats.merge import merge_stats
+from pfa_onnx.stats.statsfile import load_stats, save_stats
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "sample_models" / "fashion"

@@ -90,7 +90,7 @@ class Terminal:
     @property
     def hooks(self) -> Hooks:
         """What the pipeline calls."""
-        return Hooks(progress=self._progress, warn=self.warn)
+        return Hooks(progress=self._progress, warn=self.warn, note=self._note)
 
     def _progress(self, phase: str, done: int, total: int | None) -> None:
         if not self._live:
@@ -106,10 +106,17 @@ class Terminal:
         if text in self._warned:
             return
         self._warned.add(text)
+        self._print(f"warning: {text}")
+
+    def _note(self, text: str) -> None:
+        if self.verbose:
+            self._print(f"note: {text}")
+
+    def _print(self, text: str) -> None:
         if self._bars is not None:
-            self._bars.print(f"warning: {text}")
+            self._bars.print(text)
         else:
-            complain(f"warning: {text}")
+            complain(text)
 
     def times(self, timings: Mapping[str, float]) -> None:
         """Print how long each phase took, when asked to be verbose."""

@@ -46,6 +46,11 @@ class Labels:
         """Return, for every label, the one that stands for its set: the smallest, [labels]."""
         return np.fromiter((self._find(x) for x in range(len(self._parent))), np.int64, len(self._parent))
 
+    def together(self, labels: Ints) -> bool:
+        """Tell whether labels are all the same by now."""
+        first = self._find(int(labels[0]))
+        return all(self._find(x) == first for x in labels.tolist())
+
     def frozen(self) -> dict[int, tuple[Reason, ...]]:
         """Return the reasons of every frozen set, by its root."""
         return {root: tuple(why) for root, why in sorted(self._why.items())}

@@ -19,6 +19,7 @@ from pfa_onnx.graph.follow import follow
 from pfa_onnx.graph.labels import Labels, varying
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.graph.movement import shrink
+from pfa_onnx.graph.ties import Tie, whole_layers
 from pfa_onnx.graph.trace import Rows, Trace, Tracer, split_rows
 from pfa_onnx.recipe import Ints, Reason
 
@@ -72,20 +73,21 @@ def _settled(tracer: Tracer, extra: dict[str, Reason]) -> Trace:
     for traced in tracer.finish().layers:
         if traced.layer.output in extra:
             tracer.labels.freeze(traced.layer.labels, extra[traced.layer.output])
-    tied = _tie_crossed(tracer)
+    ties: list[Tie] = []
+    tied = _tie_crossed(tracer, ties)
     while True:
-        trace = _pinned(tracer)
+        trace = _pinned(tracer, ties)
         try:
             for share, seed in _REHEARSALS:
                 follow(trace, _random_plan(trace, share, seed))
         except Stuck as stuck:
-            if not _give_way(tracer.labels, trace, stuck, tied):
+            if not _give_way(tracer.labels, trace, stuck, tied, ties):
                 raise _Hopeless(stuck.index) from stuck
         else:
             return trace
 
 
-def _tie_crossed(tracer: Tracer) -> set[int]:
+def _tie_crossed(tracer: Tracer, ties: list[Tie]) -> set[int]:
     """Put blocks in lockstep whose channels a grouped convolution regroups, as behind a shuffle; return these splits.
 
     Blocks that lose different channels come out of a shuffle in another order: the groups behind it would no longer
@@ -105,7 +107,7 @@ def _tie_crossed(tracer: Tracer) -> set[int]:
             low = np.where(homes < 0, len(rows), homes).min(axis=1)
             if (homes.max(axis=1) > low).any():
                 crossed.add(k)
-                _lockstep(tracer.labels, split.ids)
+                _lockstep(tracer.labels, split.ids, split.index, ties)
                 break
     return crossed
 
@@ -121,7 +123,7 @@ def removable(trace: Trace) -> Ints:
     return found[[label not in trace.frozen for label in found.tolist()]] if len(found) else found
 
 
-def _give_way(labels: Labels, trace: Trace, stuck: Stuck, tied: set[int]) -> bool:
+def _give_way(labels: Labels, trace: Trace, stuck: Stuck, tied: set[int], ties: list[Tie]) -> bool:
     """Tie the blocks that the stuck node reads in lockstep; if that was done already, freeze what it reads.
 
     Returns False when nothing is left to give.
@@ -131,12 +133,12 @@ def _give_way(labels: Labels, trace: Trace, stuck: Stuck, tied: set[int]) -> boo
         if k in tied or not np.isin(split.ids, stuck.ids).any():
             continue
         tied.add(k)
-        tied_now |= _lockstep(labels, split.ids)
+        tied_now |= _lockstep(labels, split.ids, split.index, ties)
     for k, rows in enumerate(trace.rows):
         if tied_now or -1 - k in tied or not np.isin(rows.ids, stuck.ids).any():
             continue
         tied.add(-1 - k)
-        tied_now |= _lockstep(labels, rows.ids)
+        tied_now |= _lockstep(labels, rows.ids, rows.index, ties)
     if not tied_now and np.isin(stuck.ids, np.fromiter(trace.frozen, np.int64, len(trace.frozen))).all():
         return False
     if not tied_now:
@@ -145,8 +147,11 @@ def _give_way(labels: Labels, trace: Trace, stuck: Stuck, tied: set[int]) -> boo
     return True
 
 
-def _lockstep(labels: Labels, ids: Ints) -> bool:
-    """Make every block lose the same indices: merge labels over all axes but the longest varying one."""
+def _lockstep(labels: Labels, ids: Ints, index: int, ties: list[Tie]) -> bool:
+    """Make every block lose the same indices: merge labels over all axes but the longest varying one.
+
+    index: the node that made the blocks; what was tied on its account is noted in `ties`.
+    """
     axes = varying(shrink(ids))
     if len(axes) < 2:
         return False
@@ -156,22 +161,23 @@ def _lockstep(labels: Labels, ids: Ints) -> bool:
         if axis != longest:
             first = np.take(first, [0], axis=axis)
     labels.same(ids, first)
+    ties.append((index, ids, first))
     return True
 
 
 # --- what can never go ----------------------------------------------------------------------------------
 
 
-def _pinned(tracer: Tracer) -> Trace:
+def _pinned(tracer: Tracer, ties: list[Tie]) -> Trace:
     """Freeze what blocks and minimums can never give up, so that it carries a reason; return the trace."""
     labels = tracer.labels
     while True:
         trace = tracer.finish()
         before = len(trace.frozen)
+        whole = whole_layers(trace, ties)
         for traced in trace.layers:
-            own = traced.layer.labels
-            if int(own[0]) not in trace.frozen and (own == own[0]).all():
-                labels.freeze(traced.layer.labels, Reason("is the only channel of its layer", traced.layer.node))
+            if traced.layer.output in whole:
+                labels.freeze(traced.layer.labels, whole[traced.layer.output])
         for rows in trace.blocks:
             _pin_rows(labels, trace, rows)
         if len(labels.frozen()) == before:
@@ -202,18 +208,21 @@ def _share_out(trace: Trace, rows: Ints, keep: Mask, rank: Ints) -> None:
     the luckiest block is matched would keep far more than was asked for.
     """
     which, times = trace.carriers
-    labels = [np.unique(row) for row in rows]
+    labels, counts = zip(*(np.unique(row, return_counts=True) for row in rows), strict=True)
     every = np.concatenate(labels)
     carried = which[every]
     if len(rows) < 2 or len(np.unique(every)) < len(every) or carried[0] == 0 or (carried != carried[0]).any():
         return
-    gone = int(times[every][~keep[every]].sum())
-    free = [row[rank[row] >= 0] for row in labels]
-    share = gone // int(sum(times[row].max() for row in labels))
-    share = min(share, *(len(row) for row in free), *(len(row) - 1 for row in labels))
-    for row in free:
+    # a label may stand at several places of its block, as the pairs of a rotary embedding do, and in several blocks
+    weight = np.array([times[own].max() / count.max() for own, count in zip(labels, counts, strict=True)])
+    gone = np.array([count[~keep[own]].sum() for own, count in zip(labels, counts, strict=True)])
+    free = [own[rank[own] >= 0] for own in labels]
+    most = min(min(len(f), len(own) - 1) * int(count.max()) for f, own, count in zip(free, labels, counts, strict=True))
+    step = int(np.lcm.reduce(np.concatenate(counts)))
+    share = min(int((weight * gone).sum() / weight.sum() + 1e-9), most) // step * step
+    for row, count in zip(free, counts, strict=True):
         keep[row] = True
-        keep[row[np.argsort(rank[row], kind="stable")[: max(share, 0)]]] = False
+        keep[row[np.argsort(rank[row], kind="stable")[: max(share, 0) // int(count.max())]]] = False
 
 
 @dataclass

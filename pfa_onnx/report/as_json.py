@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pfa_onnx import __version__
-from pfa_onnx.recipe import Method
+from pfa_onnx.recipe import Method, Proof
 from pfa_onnx.report import words
 from pfa_onnx.results import CheckReport, DataInfo, LayerResult, ModelInfo, Report
 
@@ -57,11 +57,17 @@ def _report(report: Report) -> dict[str, Any]:
         "data": None if report.data is None else _data(report.data),
         "method": method_fields(report.method),
         "through_norm": report.through_norm,
+        **({} if report.round_to is None else {"round_to": report.round_to}),
         "layers": [_layer(layer) for layer in report.layers],
         "after": None if report.after is None else asdict(report.after),
-        "proof": None if proof is None else {**asdict(proof), "outputs": dict(proof.outputs)},
+        "proof": None if proof is None else _proof(proof),
         "warnings": list(report.warnings),
     }
+
+
+def _proof(proof: Proof) -> dict[str, Any]:
+    fields = asdict(proof) | {"outputs": dict(proof.outputs)}
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _model(model: ModelInfo) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from pfa_onnx.report import tables, words
 from pfa_onnx.report.tables import Column, Table
-from pfa_onnx.results import CheckReport, Report
+from pfa_onnx.results import CheckReport, Merged, Report
 
 _GROUPS = 20  # rows that fit on a screen
 _CAUSES = 10
@@ -45,6 +45,17 @@ def line(report: Report | CheckReport) -> str:
     if report.output is None:
         return words.kept(report) + "\n"
     return f"wrote {words.clean(str(report.output))}\n"
+
+
+def merged(found: Merged, next_step: str | None) -> str:
+    """Return what a merge gave; one line without a next step."""
+    wrote = f"wrote {words.clean(str(found.output))}\n"
+    if next_step is None:
+        return wrote
+    files = f"{found.files} file{'' if found.files == 1 else 's'}"
+    source = words.clean(found.source)
+    line = f"{files}   {found.samples:,} samples from {source}   {found.layers} layers   {found.provider}\n"
+    return line + wrote + f"next: {next_step}\n"
 
 
 def _report(report: Report, *, verbose: bool) -> list[str | Table]:

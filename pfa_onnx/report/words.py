@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pfa_onnx.recipe import Method, Size
+from pfa_onnx.recipe import Method, Proof, Size
 from pfa_onnx.report import numbers
 from pfa_onnx.results import CheckReport, DataInfo, Gate, ModelInfo, Report
 
@@ -81,7 +81,14 @@ def kept(report: Report) -> str:
     share = numbers.change(report.channels, report.kept)
     found = report.method.name in ("params", "macs", "latency") and report.method.tau is not None
     tau = f" (energy {report.method.tau:.5g})" if found else ""
-    return f"{flags(report.method)}{tau} keeps {report.kept:,} of {report.channels:,} channels ({share})"
+    return (
+        f"{flags(report.method)}{tau} keeps {report.kept:,} of {report.channels:,} channels ({share}){_widths(report)}"
+    )
+
+
+def _widths(report: Report) -> str:
+    """Return the multiple of channels that was measured, if it was."""
+    return "" if report.round_to is None else f", in multiples of {report.round_to}: the fastest here"
 
 
 def becomes(report: Report) -> str | None:
@@ -99,7 +106,7 @@ def tally(report: Report) -> str:
     frozen = sum(len(layer.keep) == layer.channels and bool(layer.frozen) for layer in report.layers)
     rest = len(report.layers) - pruned - frozen
     parts = [f"{pruned} layer{'s' * (pruned != 1)} pruned", f"{frozen} frozen"]
-    return ", ".join(parts + [f"{rest} unchanged"] * bool(rest))
+    return ", ".join(parts + [f"{rest} unchanged"] * bool(rest)) + _widths(report)
 
 
 def proof(report: Report) -> str:
@@ -112,7 +119,15 @@ def proof(report: Report) -> str:
     if report.through_norm:
         outcome += ", normalised over its kept channels only,"
     inputs = f"on {found.samples:,} input{'s' * (found.samples != 1)}"
-    return f"proof: {outcome} {inputs}, largest relative error {found.max_relative_error:.1e}{drawn}"
+    return f"proof: {outcome} {inputs}, largest relative error {found.max_relative_error:.1e}{_around(found)}{drawn}"
+
+
+def _around(found: Proof) -> str:
+    """Return what the error was held against, if that was measured."""
+    if found.limit is None:
+        return ""
+    limit = f" (its quantised activations round: limit {found.limit:.1e}, measured on changes of one in a million"
+    return f"{limit})" if found.without_rounding is None else f"{limit}; {found.without_rounding:.1e} without rounding)"
 
 
 # --- check ---

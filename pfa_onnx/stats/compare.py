@@ -18,7 +18,16 @@ from pfa_onnx.stats.latency import Latency, paired_latency
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Change", "Comparison", "Latency", "Metrics", "OutputMetrics", "paired_latency", "relative_error"]
+__all__ = [
+    "Change",
+    "Comparison",
+    "Latency",
+    "Metrics",
+    "OutputMetrics",
+    "as_tensors",
+    "paired_latency",
+    "relative_error",
+]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -109,9 +118,9 @@ class Comparison:
         """Add the outputs of one batch, by output name; `names` and `labels` have one entry for each sample."""
         first = not self._tallies
         self._samples += len(names)
-        for output, before in original.items():
+        for output, value in original.items():
             tally = self._tallies.setdefault(output, _Tally())
-            after = pruned.get(output)
+            before, after = as_tensors(value, pruned.get(output))
             note = _mismatch(before, after)
             if after is None or note:
                 tally.note = tally.note or note
@@ -179,6 +188,24 @@ def relative_error(reference: Array, other: Array) -> float:
 
 
 # --- one output, one batch ---
+
+
+def as_tensors(before: Any, after: Any) -> tuple[Any, Any]:
+    """Return two outputs as arrays [samples, keys] if they are lists of maps, as scikit-learn's scores are.
+
+    Maps of other keys cannot be compared, and stay what they are.
+    """
+    if not (_are_maps(before) and _are_maps(after)):
+        return before, after
+    keys = list(before[0])
+    if any(list(one) != keys for one in (*before, *after)):
+        return before, after
+    one, other = (np.array([list(row.values()) for row in value]) for value in (before, after))
+    return one, other
+
+
+def _are_maps(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def _mismatch(before: Any, after: Any) -> str | None:

@@ -19,7 +19,7 @@ from pfa_onnx.errors import ModelError, UsageError
 from pfa_onnx.graph import protos
 from pfa_onnx.graph.cut import cut
 from pfa_onnx.graph.edits import Edits
-from pfa_onnx.graph.external import unmap_all
+from pfa_onnx.graph.external import external_files, unmap_all
 from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load
 from pfa_onnx.steps.decide import Decision
 
@@ -96,12 +96,17 @@ def check_target(output: Path, model: Path) -> None:
         raise UsageError(f"cannot write into {output.parent}", at="--output", fix="choose another folder")
 
 
-def write(small: Graph, output: Path) -> int:
+def write(small: Graph, output: Path, *, unchanged: bool = False) -> int:
     """Write the model: at any moment there is the old file or the new one. Returns its bytes on disk.
 
+    unchanged: nothing was cut, so that the file that was read says all of it, unless its weights lie elsewhere.
     Raises UsageError when there is no room for it, or it may not be written.
     """
     try:
+        if unchanged and small.path is not None and not external_files(small.model):
+            content = small.path.read_bytes()
+            _replace(output, content)
+            return len(content)
         if _total(small) >= EMBED_LIMIT:
             return _write_external(small, output)
         content = serialized(small).SerializeToString(deterministic=True)

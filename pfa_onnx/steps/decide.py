@@ -54,6 +54,7 @@ class Decider:
         self._timed = timed
         self.measured = measured
         self.options = options
+        self.round_to = options.round_to if isinstance(options.round_to, int) else 1
         self.hooks = hooks
         held = {**measured.unmeasured, **self._left_out(), **({} if replays else self._too_few())}
         self.trace = settle(measured.graph, measured.shapes, held.items(), through_norm=options.through_norm)
@@ -110,8 +111,8 @@ class Decider:
     def kept(self, method: Method, counts: Mapping[str, int]) -> Mask:
         """Return what stays when every layer asks for so many channels."""
         wanted = self._wish(method, counts)
-        round_to, minimum = self.options.round_to, self.options.min_channels
-        return legalise(self.trace, wanted.remove, wanted.order, round_to=round_to, minimum=minimum)
+        minimum = self.options.min_channels
+        return legalise(self.trace, wanted.remove, wanted.order, round_to=self.round_to, minimum=minimum)
 
     def replay(self, replayed: Replayed) -> Decision:
         """Return the decision that a recipe holds; raises UsageError where it does not fit this model."""

@@ -16,7 +16,7 @@ from pfa_onnx.errors import InternalError, ModelError, ProofError
 from pfa_onnx.graph.edits import Edits
 from pfa_onnx.graph.masking import masked
 from pfa_onnx.graph.model import Graph
-from pfa_onnx.graph.rounding import jitter, rounds, unrounded
+from pfa_onnx.graph.quantisers import jitter, rounds, unrounded
 from pfa_onnx.recipe import Proof
 from pfa_onnx.stats.compare import as_tensors, relative_error
 from pfa_onnx.stats.session import Providers, Runner, fixed_batch

@@ -1477,20 +1477,17 @@ def _level(net: Net, x: str, *, wide: int = 1, by_number: bool = False) -> str:
     chosen = net.op("NonZero", net.op("GreaterOrEqual", score, net.op("ReduceMean", score, keepdims=1)))
     place = net.op("Squeeze", chosen, net.const([0]))
     part = net.relu(net.op("Gather", x, place, axis=0))
-    target = net.const([-1, 8, 6 * wide, 6 * wide]) if by_number else net.op("Shape", part)
+    target = net.op("Shape", part)
     if by_number:
-        here = net.const(np.array([True, False, False, False]), dtype=np.bool_)
-        target = net.op("Where", here, net.op("Shape", part), target)
+        target = net.op("Concat", net.op("Shape", place), net.const([8, 6 * wide, 6 * wide]), axis=0)
     places = net.op("Expand", net.op("Reshape", place, net.const([-1, 1, 1, 1])), target)
     return net.op("ScatterElements", net.op("ConstantOfShape", net.op("Shape", x)), places, part, axis=0)
 
 
-def _written_rows(net: Net, x: str) -> str:
+def _written_rows(net: Net, x: str, op: str = "ScatterElements") -> str:
     """Rows of another layer take places that the image chooses."""
     places = net.op("ArgMax", net.op("MatMul", _another(net, x), net.const(net.weights(6, 6))), axis=2)
-    return net.op(
-        "ScatterElements", x, places, net.op("Slice", _another(net, x), *(net.const([n]) for n in (2, 3, 2))), axis=2
-    )
+    return net.op(op, x, places, net.op("Slice", _another(net, x), *(net.const([n]) for n in (2, 3, 2))), axis=2)
 
 
 def _written_tokens(net: Net, x: str) -> str:
@@ -1512,7 +1509,7 @@ for _wide in (1, 4):
 case("ConstantOfShape", lambda n, x: _level(n, x, wide=4), "zeros that are written into")
 case("Expand", lambda n, x: _level(n, x, wide=4, by_number=True), "places for every element, a target with numbers")
 case("ScatterElements", _written_rows, "rows of another layer")
-case("Scatter", _written_rows, "rows of another layer", opset=10)
+case("Scatter", lambda n, x: _written_rows(n, x, "Scatter"), "rows of another layer", opset=10)
 case("ScatterND", _written_tokens, "a constant", host="tokens")
 case("ScatterND", _written_computed_tokens, "tokens of another layer", host="tokens")
 case("GatherND", _last_token, "a token of each sample", host="tokens")

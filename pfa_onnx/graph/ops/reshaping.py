@@ -126,14 +126,15 @@ def expand(c: Context) -> None:
     if written is None:
         unknown(c)
         return
-    if c.is_constant(0):
+    before = movement.lift_shape(c.operand_shape(0), len(shape))
+    stretched = [a for a, n in enumerate(before) if n == 1 and shape[a] > 1]
+    axis = met_along(c, stretched)
+    if c.is_constant(0) and (axis is None or not _are_places(c)):
         spread(c)
         return
-    x = c.mark(0)
-    before = movement.lift_shape(c.operand_shape(0), len(shape))
-    lifted = movement.lift(x, len(shape))
-    stretched = [a for a, n in enumerate(before) if n == 1 and shape[a] > 1]
-    axis = stretched[0] if len(stretched) == 1 else met_along(c, stretched)
+    lifted = movement.lift(c.mark(0), len(shape))
+    if axis is None and len(stretched) == 1:
+        axis = stretched[0]
     if axis is not None and not lifted.axes:
         # one position becomes many, all alike: as many of them may go as what they meet loses
         labels = c.grown("stretched", shape[axis])
@@ -148,6 +149,12 @@ def expand(c: Context) -> None:
             target[k] = extents[k + offset]
     c.rewrite(1, target)
     c.out(Marked(lifted.ids, extents, lifted.axes))
+
+
+def _are_places(c: Context) -> bool:
+    """Tell whether a constant holds whole numbers, as positions are: nothing that was learned."""
+    value = c.input(0)
+    return value is not None and c.graph.array(value).dtype.kind in "iu"
 
 
 def spread(c: Context) -> None:

@@ -81,9 +81,12 @@ def _joined(c: Context, marks: dict[int, Marked], operands: tuple[int, ...]) -> 
 
 def _follows(c: Context, i: int, x: Marked) -> None:
     """A computed operand of equal numbers may be of any size, if it is of the right one; any other may not change."""
-    found, before = c.known(i), c.original(i)
+    value, found, before = c.input(i), c.known(i), c.original(i)
+    assert value is not None
     assert found is not None
     assert before is not None
-    if np.unique(found).size != 1 or not np.array_equal(np.unique(found), np.unique(before)):
+    maker = value.producer()
+    filled = maker is not None and maker.op_type == "ConstantOfShape"  # with nothing in it, it does not show
+    if not filled and (np.unique(found).size != 1 or not np.array_equal(np.unique(found), np.unique(before))):
         c.steady(i)
     movement.require_fit(found.shape, movement.lift(x, found.ndim))
