@@ -128,7 +128,8 @@ class Proof:
     """The outcome of masked equivalence: the largest error relative to its output's scale.
 
     limit: what was measured as the limit, where activations are quantised and rounding alone is more than the fixed
-    one; without_rounding: the largest error with these quantisers taken out, if they could be.
+    one; without_rounding: the largest error with these quantisers taken out, if they could be. before_choices: where
+    near-equal candidates changed places, the largest error of what the model chooses by.
     """
 
     max_relative_error: float
@@ -137,3 +138,4 @@ class Proof:
     outputs: Mapping[str, float] = field(default_factory=dict)
     limit: float | None = None
     without_rounding: float | None = None
+    before_choices: float | None = None

@@ -45,6 +45,14 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
+def copied(model: ir.Model, directory: Path | None) -> ir.Model:
+    """Return a copy. directory: where the model's external data lies."""
+    copy = from_proto(to_proto(model))
+    if directory is not None:
+        ir.external_data.set_base_dir(copy.graph, directory)
+    return copy
+
+
 def save(model: ir.Model, path: Path, external_data: str) -> None:
     """Write a model with its weights in a file beside it."""
     ir.save(model, path, external_data=external_data)

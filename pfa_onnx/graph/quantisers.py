@@ -30,7 +30,7 @@ def unrounded(graph: Graph, model: ir.Model) -> ir.Model | None:
 
     graph: where the copy's external data lies. The values that a quantiser would cut off are left as well.
     """
-    copy = Graph(_copied(graph, model), graph.path, "")
+    copy = Graph(protos.copied(model, graph.directory), graph.path, "")
     for node in [n for n in copy.nodes if _is_quantiser(copy, n)]:
         readers = [use.node for use in node.outputs[0].uses()]
         pairs = node.op_type == "QuantizeLinear" and all(_reads_back(node, reader) for reader in readers)
@@ -49,13 +49,6 @@ def _reads_back(quantiser: ir.Node, reader: ir.Node) -> bool:
         return False
     one, other = quantiser.inputs[1], reader.inputs[1]
     return one is not None and other is not None and one.dtype == other.dtype
-
-
-def _copied(graph: Graph, model: ir.Model) -> ir.Model:
-    copy = protos.from_proto(protos.to_proto(model))
-    if graph.directory is not None:
-        ir.external_data.set_base_dir(copy.graph, graph.directory)
-    return copy
 
 
 def jitter(graph: Graph, model: ir.Model, size: float, seed: int) -> None:

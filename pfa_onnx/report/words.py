@@ -124,6 +124,8 @@ def proof(report: Report) -> str:
 
 def _around(found: Proof) -> str:
     """Return what the error was held against, if that was measured."""
+    if found.before_choices is not None:
+        return f" (candidates that are all but equal changed places; what is chosen by: {found.before_choices:.1e})"
     if found.limit is None:
         return ""
     limit = f" (its quantised activations round: limit {found.limit:.1e}, measured on changes of one in a million"

@@ -35,10 +35,13 @@ __all__ = [
     "nvidia_device",
     "prefetch",
     "run_padded",
+    "set_threads",
 ]
 
 Providers = Literal["auto", "cpu", "cuda"]
 Array = npt.NDArray[Any]
+
+_process: dict[str, int] = {}  # what holds for every model of this process
 
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 _SILENT = 4  # onnxruntime's severities: 0 verbose .. 3 error, 4 fatal; errors also arrive as exceptions
@@ -58,7 +61,9 @@ class Runner:
     """A loaded model.
 
     model: serialized bytes, or a path. external_dir: where its external data lies, needed with bytes.
-    threads: for one operator; None = onnxruntime's choice. provider: "cpu" or "cuda", what really runs.
+    threads: for one operator; None = onnxruntime's choice. early_shapes: run Shape as soon as its input is there, which
+    may then be freed: without it, a model that gives every tensor's shape keeps every tensor to the end.
+    provider: "cpu" or "cuda", what really runs.
     Raises ModelError when the model does not load, or CUDA is asked for and does not start.
     """
 
@@ -69,11 +74,15 @@ class Runner:
         providers: Providers = "auto",
         external_dir: Path | None = None,
         threads: int | None = None,
+        early_shapes: bool = False,
     ) -> None:
         ort = load_runtime()
         options = ort.SessionOptions()
         options.log_severity_level = _SILENT
         options.use_deterministic_compute = True
+        if early_shapes:
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        threads = threads or _process.get("threads")
         if threads is not None:
             options.intra_op_num_threads = threads
         if external_dir is not None:
@@ -94,6 +103,11 @@ class Runner:
         return dict(zip(names, results, strict=True))
 
 
+def set_threads(threads: int) -> None:
+    """Give every model that this process loads from now on so many threads: a worker beside others has one core."""
+    _process["threads"] = threads
+
+
 def run_padded(runner: Runner, batch: Batch, fetch: Sequence[str] | None, batch_size: int) -> dict[str, Any]:
     """Run a batch that may be smaller than `batch_size`, and return outputs for its samples only.
 
@@ -111,6 +125,8 @@ def run_padded(runner: Runner, batch: Batch, fetch: Sequence[str] | None, batch_
 
 def _unpadded(value: Any, count: int, batch_size: int) -> Any:
     # windows and heads are folded into the first axis sample by sample, hence the multiple
+    if isinstance(value, list) and len(value) == batch_size:  # maps of scores
+        return value[:count]
     if not isinstance(value, np.ndarray) or not value.ndim or not len(value) or len(value) % batch_size:
         return value
     return value[: len(value) // batch_size * count]

@@ -67,7 +67,7 @@ def measure(graph: Graph, options: DataOptions, hooks: Hooks, checkpoints: Check
     kept = before.stats.inputs if before else {} if first is None else keep(first)
     shapes, probed = learn_shapes(graph, kept)
     layers = find_layers(graph, shapes)
-    _report_refused(graph, hooks)
+    report_refused(graph, hooks)
     calibration = Calibration(graph, layers, options, size)
     run = OnePass(graph, dataset, calibration, kept, prepared_by(dataset), before=before)
     if before and checkpoints and not calibration.restore(before):
@@ -84,7 +84,7 @@ def measure(graph: Graph, options: DataOptions, hooks: Hooks, checkpoints: Check
             checkpoints.interrupted(hooks)
         raise
     skipped = run.skipped()
-    _report_skipped(skipped, hooks)
+    report_skipped(skipped, hooks)
     if options.shard == WHOLE:
         require_two(dataset, run.seen)
     stats = run.stats(calibration.moments())
@@ -139,7 +139,7 @@ def glimpse(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
         first = next(dataset.batches(size), None)
         if first is None:
             raise DataError("there are no samples", at=dataset.source, fix="give --data some inputs")
-        _report_skipped(dataset.skipped, hooks)
+        report_skipped(dataset.skipped, hooks)
         kept = keep(first)
         info = DataInfo(dataset.source, len(next(iter(kept.values()))), prepared_by(dataset), "cpu", size)
     shapes, probed = learn_shapes(graph, kept)
@@ -178,7 +178,7 @@ def learn_shapes(graph: Graph, inputs: Mapping[str, Array]) -> tuple[dict[str, t
     count = fixed_batch(graph.inputs) or 1
     feeds = {name: _rows(array, count) for name, array in inputs.items()}
     proto, wanted = probe(graph)
-    found = load_runner(proto, graph, "cpu").run(feeds, list(wanted))
+    found = load_runner(proto, graph, "cpu", early_shapes=True).run(feeds, list(wanted))
     shapes = {wanted[tap]: tuple(int(n) for n in shape) for tap, shape in found.items()}
     shapes.update({name: tuple(array.shape) for name, array in feeds.items()})
     return shapes, count
@@ -230,7 +230,7 @@ def _chain(first: Batch | None, rest: Iterator[Batch]) -> Iterator[Batch]:
     yield from rest
 
 
-def _report_refused(graph: Graph, hooks: Hooks) -> None:
+def report_refused(graph: Graph, hooks: Hooks) -> None:
     """Say that there is more in the model than layers that can be pruned: the table shows layers only."""
     found = way_out(graph)
     if found is not None:
@@ -238,7 +238,8 @@ def _report_refused(graph: Graph, hooks: Hooks) -> None:
         hooks.warn(f"{what} are left alone ({names}): {fix}")
 
 
-def _report_skipped(skipped: Sequence[tuple[str, str]], hooks: Hooks) -> None:
+def report_skipped(skipped: Sequence[tuple[str, str]], hooks: Hooks) -> None:
+    """Name the first input that could not be read, and count the others."""
     if skipped:
         name, why = skipped[0]
         more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""

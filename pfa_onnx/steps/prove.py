@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pfa_onnx.errors import InternalError, ModelError, ProofError
+from pfa_onnx.graph.choices import choices, shown
 from pfa_onnx.graph.edits import Edits
 from pfa_onnx.graph.masking import masked
 from pfa_onnx.graph.model import Graph
@@ -55,6 +56,12 @@ def prove(graph: Graph, small: Graph, edits: Edits, inputs: Mapping[str, Array],
         return proof
     if rounds(graph):
         return _proven_around(proof, _Rounding(graph, small, edits, blocks, providers), before)
+    chosen = choices(graph, edits)
+    if chosen.reads and all(error <= limit for name, error in errors.items() if name not in chosen.outputs):
+        agreed = any(max(_errors([one], [other]).values()) <= limit for one, other in zip(before, after, strict=True))
+        return _proven_before(
+            chosen.reads, proof, _Rounding(graph, small, edits, blocks, providers), None if agreed else before
+        )
     raise _unequal(errors, {}, limit)
 
 
@@ -81,9 +88,26 @@ def _proven_around(proof: Proof, rounding: _Rounding, before: Answers) -> Proof:
     return replace(proof, passed=True, limit=max(limits.values()), without_rounding=without)
 
 
+def _proven_before(reads: list[str], proof: Proof, rounding: _Rounding, before: Answers | None) -> Proof:
+    """Prove a cut of a model that chooses: what it chooses by agrees, and so does all behind it, but for ties.
+
+    before: the original's outputs, if the two models agree on none of the inputs: then they may differ by as much as
+    changes of next to nothing move them.
+    """
+    fixed = _limit(rounding.graph)
+    found = rounding.errors_of(reads)
+    if not max(found.values(), default=0.0) <= fixed:
+        raise _unequal(found, {}, fixed, " in what it chooses by")
+    if before is not None:
+        limits = {name: max(fixed, _FACTOR * noise) for name, noise in rounding.noise(before).items()}
+        if not all(error <= limits[name] for name, error in proof.outputs.items()):
+            raise _unequal(proof.outputs, limits, fixed)
+    return replace(proof, passed=True, before_choices=max(found.values(), default=0.0))
+
+
 @dataclass(frozen=True, eq=False)
 class _Rounding:
-    """What quantisers do to a proof."""
+    """What quantisers and choices do to a proof."""
 
     graph: Graph
     small: Graph
@@ -100,6 +124,11 @@ class _Rounding:
                 return None
             answers.append(_outputs(load_runner(smooth, self.graph, self.providers), self.blocks))
         return _errors(*answers)
+
+    def errors_of(self, names: list[str]) -> dict[str, float]:
+        """Return how the two models differ in these tensors."""
+        models = [shown(self.graph, model, names) for model in (masked(self.graph, self.edits), self.small.model)]
+        return _errors(*(_outputs(load_runner(model, self.graph, self.providers), self.blocks) for model in models))
 
     def noise(self, before: Answers) -> dict[str, float]:
         """Return how far the masked original's outputs move when inputs and weights change by next to nothing."""

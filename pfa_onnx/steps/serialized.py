@@ -20,7 +20,9 @@ from pfa_onnx.stats.session import Providers, Runner
 IN_MEMORY = 256_000_000
 
 
-def load_runner(model: onnx.ModelProto | ir.Model, graph: Graph, providers: Providers = "auto") -> Runner:
+def load_runner(
+    model: onnx.ModelProto | ir.Model, graph: Graph, providers: Providers = "auto", *, early_shapes: bool = False
+) -> Runner:
     """Load a model that was made of a graph.
 
     Nothing of it is held here while the session starts: where the caller holds nothing either, it is in memory once.
@@ -30,7 +32,7 @@ def load_runner(model: onnx.ModelProto | ir.Model, graph: Graph, providers: Prov
         unmap_all(graph.model)
         # onnxruntime would look there for the data of a file, too
         folder = graph.directory if isinstance(source, bytes) else None
-        return Runner(source, providers=providers, external_dir=folder)
+        return Runner(source, providers=providers, external_dir=folder, early_shapes=early_shapes)
 
 
 @contextmanager

@@ -6,6 +6,7 @@
 export_models.py makes the files. Every model is measured by a process of its own with a time limit. Columns:
 
 - channels: how many output channels of layers may go, of all those that are not outputs of the model
+  (in brackets: with --through-norm, where that makes a difference)
 - left: share of the parameters left when half of every removable set of channels is cut
 - error: the worst difference to the masked original, relative to the output's scale, over several random cuts
 - effect: how much the mildest of these cuts changed the masked original: an error far below it proves something
@@ -95,7 +96,16 @@ def measure(path: Path) -> dict[str, Any]:
         errors.append(error)
         effects.append(effect)
     counts = _channels(trace, may_go)
+    through = None
+    if any("--through-norm" in reason for reason, _ in _reasons(trace)):
+        wider = settle(graph, shapes, through_norm=True)
+        also = removable(wider)
+        through = _channels(wider, also)
+        order = np.random.default_rng(0).permutation(also)
+        keep = legalise(wider, order[: len(order) // 2].tolist(), order)
+        errors.append(_compare(path, wider, keep, feeds, reference, problems)[0])
     return {
+        "through": through,
         "layers": len(trace.layers),
         "channels": counts,
         "left": cost.parameters(halved) / max(parameters, 1),
@@ -124,7 +134,9 @@ def _feeds(graph: Graph, batch: int = 2) -> dict[str, Any]:
 
 def _shapes(graph: Graph, feeds: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     model, wanted = probe(graph)
-    found = _runner(model, graph).run(feeds, list(wanted))
+    content = model.SerializeToString()
+    runner = Runner(content, providers="cpu", external_dir=graph.directory, threads=1, early_shapes=True)
+    found = runner.run(feeds, list(wanted))
     shapes = {wanted[tap]: tuple(int(n) for n in shape) for tap, shape in found.items()}
     return shapes | {name: array.shape for name, array in feeds.items()}
 
@@ -234,9 +246,10 @@ def row(name: str, found: dict[str, Any], others: list[str]) -> str:
         return f"| {name} | | | | | | | **{trouble}** |{more}"
     removed, inner, _ = found["channels"]
     reason, count = (found["frozen"] or [("", 0)])[0]
+    through = f" ({100 * found['through'][0] / max(inner, 1):.1f} %)" if found.get("through") else ""
     note = f"**{trouble}**" if trouble else f"{count}: {reason}" if count else ""
     return (
-        f"| {name} | {found['layers']} | {100 * removed / max(inner, 1):.1f} % of {inner} | {100 * found['left']:.0f} % "
+        f"| {name} | {found['layers']} | {100 * removed / max(inner, 1):.1f} %{through} of {inner} | {100 * found['left']:.0f} % "
         f"| {found['error']:.0e} | {found['effect']:.0e} | {found['seconds']:.1f} | {note} |{more}"
     )
 
