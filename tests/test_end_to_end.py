@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from networks import NETWORKS, exports, feeds
+from networks import NETWORKS, Net, exports, feeds
 
 import pfa_onnx
 from pfa_onnx.errors import ModelError, PfaError, ProofError, StatsError, TargetError, UsageError
@@ -330,3 +330,16 @@ def test_nothing_is_written_when_the_proof_fails(stats: Path, tmp_path: Path, mo
     with pytest.raises(ProofError):
         pfa_onnx.prune(MODEL, None, stats=stats, output=tmp_path / "o.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_too_wide_to_measure_stays_and_says_so(tmp_path: Path) -> None:
+    net = Net(np.random.default_rng(0))
+    x = net.relu(net.linear(net.input(["N", 4], "x"), 4, 8200))
+    model = tmp_path / "wide.onnx"
+    onnx.save(net.model(net.linear(net.relu(net.linear(x, 8200, 16)), 16, 3, out="y")), model)
+    data = {"x": np.random.default_rng(1).standard_normal((40, 4)).astype(np.float32)}
+    report = pfa_onnx.analyze(model, data, Method("uniform", ratio=0.5))
+    wide, narrow, _ = report.layers
+    assert len(wide.keep) == 8200
+    assert wide.frozen[0].reason == "has 8,200 channels, more than the 8,192 that are measured"
+    assert len(narrow.keep) == 8

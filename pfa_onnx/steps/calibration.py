@@ -14,10 +14,14 @@ from pfa_onnx.recipe import Reason
 from pfa_onnx.stats.checkpoint import Checkpoint
 from pfa_onnx.stats.covariance import Accumulator, Moments
 from pfa_onnx.stats.data import Batch
-from pfa_onnx.stats.session import Runner, run_padded
+from pfa_onnx.stats.session import Runner, nvidia_device, run_padded
+from pfa_onnx.steps.fusion import keep_fused
 from pfa_onnx.steps.serialized import load_runner
 
 Array = npt.NDArray[Any]
+
+
+WIDEST = 8192  # channels of a layer: a covariance takes their square in memory, its eigenvalues their cube in time
 
 
 class Calibration:
@@ -25,14 +29,17 @@ class Calibration:
 
     def __init__(self, graph: Graph, layers: tuple[Traced, ...], options: DataOptions, size: int) -> None:
         self._size = size
+        self.unmeasured = {t.layer.output: _too_wide(t) for t in layers if t.layer.channels > WIDEST}
+        layers = tuple(t for t in layers if t.layer.output not in self.unmeasured)
         self._layers = {traced.layer.output: traced for traced in layers}
         self._sums = {t.layer.output: Accumulator(t.layer.channels, t.layer.node) for t in layers}
-        self.unmeasured: dict[str, Reason] = {}
         self.provider = "cpu"
         self._runner: Runner | None = None
         self._taps: dict[str, str] = {}
         if layers:
             proto, self._taps = tapped(graph, layers)
+            if options.providers == "cpu" or not nvidia_device():
+                keep_fused(proto, layers)
             self._runner = load_runner(proto, graph, options.providers)
             self.provider = self._runner.provider
 
@@ -79,3 +86,9 @@ class Calibration:
             sums.restore(found.stats.moments[output], found.waiting[output])
         self.unmeasured.update(found.unmeasured or {})
         return True
+
+
+def _too_wide(traced: Traced) -> Reason:
+    return Reason(
+        f"has {traced.layer.channels:,} channels, more than the {WIDEST:,} that are measured", traced.layer.node
+    )

@@ -175,12 +175,13 @@ class Decider:
     def _too_few(self) -> dict[str, Reason]:
         """Fewer samples than channels underestimate the spectrum, and would prune too much."""
         samples = self.measured.stats.samples
-        widest = max((t.layer.channels for t in self.measured.layers), default=0)
+        layers = [t for t in self.measured.layers if t.layer.output not in self.measured.unmeasured]
+        widest = max((t.layer.channels for t in layers), default=0)
         frozen = {
             t.layer.output: Reason(
                 f"has {t.layer.channels} channels, which {samples} samples cannot describe", t.layer.node
             )
-            for t in self.measured.layers
+            for t in layers
             if samples < t.layer.channels
         }
         if frozen and not self.options.allow_few_samples:
