@@ -270,6 +270,82 @@ def softmax_over_channels(b: Builder, x: Map, p: int, q: int) -> None:
         b.add(b.net.op("Softmax", x.name, axis=1), x.channels, x.size)
 
 
+def _rows(b: Builder, x: Map, heads: int) -> str:
+    """[N, C, H, W] as [N, heads, H W, C / heads]."""
+    return b.net.op(
+        "Transpose", b.net.op("Reshape", x.name, b.net.const([0, heads, x.channels // heads, -1])), perm=[0, 1, 3, 2]
+    )
+
+
+def _map_of(b: Builder, y: str, channels: int, size: int) -> None:
+    y = b.net.op("Transpose", y, perm=[0, 1, 3, 2])
+    b.add(b.net.op("Reshape", y, b.net.const([0, channels, size, size])), channels, size)
+
+
+@step
+def attention(b: Builder, x: Map, p: int, q: int) -> None:
+    """Q and K from one map or two, V from another; heads from the divisors of all."""
+    other = b.partner(x, q)
+    heads = [d for d in divisors(x.channels) if other.channels % d == 0]
+    heads_ = heads[p % len(heads)]
+    one, values = _rows(b, x, heads_), _rows(b, other, heads_)
+    key = one if p % 2 else _rows(b, Map(b.net.conv(x.name, x.channels, x.channels, 1), x.channels, x.size), heads_)
+    scores = b.net.op("MatMul", one, b.net.op("Transpose", key, perm=[0, 1, 3, 2]))
+    scores = b.net.op("Softmax", b.net.op("Mul", scores, b.net.const(np.float32(0.1))), axis=-1)
+    _map_of(b, b.net.op("MatMul", scores, values), other.channels, x.size)
+
+
+@step
+def linear_attention(b: Builder, x: Map, p: int, q: int) -> None:
+    """K^T V first: an outer product of channels."""
+    other = b.partner(x, q)
+    heads = [d for d in divisors(x.channels) if other.channels % d == 0]
+    heads_ = heads[p % len(heads)]
+    one, values = b.net.op("Sigmoid", _rows(b, x, heads_)), _rows(b, other, heads_)
+    product = b.net.op("MatMul", b.net.op("Transpose", one, perm=[0, 1, 3, 2]), values)
+    if q % 2:
+        product = b.net.op("Mul", product, b.net.const(b.net.rng.uniform(0.5, 1.0, (heads_, 1, 1))))
+    if q % 3 == 0:
+        product = b.net.op("Softmax", product, axis=-1 - q % 2)
+    _map_of(b, b.net.op("MatMul", one, b.net.op("Tanh", product)), other.channels, x.size)
+
+
+@step
+def layer_over_space(b: Builder, x: Map, p: int, q: int) -> None:
+    """Two layers over the positions, as a mixer has."""
+    hidden, positions = 1 + p % 7, x.size * x.size
+    y = b.net.op("Reshape", x.name, b.net.const([0, x.channels, -1]))
+    y = b.net.op("MatMul", y, b.net.const(b.net.weights(positions, hidden)))
+    y = b.net.op("Add", y, b.net.const(b.net.vector(hidden))) if q % 2 else y
+    y = b.net.op("MatMul", b.net.op("Tanh", y), b.net.const(b.net.weights(hidden, positions)))
+    b.add(b.net.op("Reshape", y, b.net.const([0, x.channels, x.size, x.size])), x.channels, x.size)
+
+
+@step
+def group_norm(b: Builder, x: Map, p: int, q: int) -> None:
+    """As exporters write it: an instance normalisation of groups, and a scale a channel."""
+    groups = divisors(x.channels)[p % len(divisors(x.channels))]
+    y = b.net.op("Reshape", x.name, b.net.const([0, groups, -1]))
+    ones = [b.net.const(b.net.rng.uniform(0.5, 1.5, groups)) for _ in range(2)]
+    y = b.net.op("Reshape", b.net.op("InstanceNormalization", y, *ones, epsilon=0.1), b.net.op("Shape", x.name))
+    b.add(b.net.op("Mul", y, b.net.const(b.net.rng.uniform(0.5, 1.5, (x.channels, 1, 1)))), x.channels, x.size)
+
+
+@step
+def normalised_over_channels(b: Builder, x: Map, p: int, q: int) -> None:
+    """LayerNorm with the channels last, a mean taken away, or the length of every pixel's vector."""
+    if p % 3 == 0:
+        y = b.net.op("Transpose", x.name, perm=[0, 2, 3, 1])
+        y = b.net.op("LayerNormalization", y, b.net.const(b.net.rng.uniform(0.5, 1.5, x.channels)), epsilon=0.1)
+        y = b.net.op("Transpose", y, perm=[0, 3, 1, 2])
+    elif p % 3 == 1:
+        y = b.net.op("Sub", x.name, b.net.op("ReduceMean", x.name, axes=[1]))
+    else:
+        length = b.net.op("Add", b.net.op("ReduceL2", x.name, axes=[1]), b.net.const(np.float32(1.0)))
+        y = b.net.op("Div", x.name, length)
+    b.add(y, x.channels, x.size)
+
+
 def _head(b: Builder, x: Map, how: int, out: str) -> str:
     if how % 4 == 0:
         return b.net.op("Identity", b.net.conv(x.name, x.channels, 3), out=out)
@@ -309,7 +385,7 @@ def check(model: ModelProto, seed: int, recipes: int = 1) -> tuple[int, int, int
     """
     inputs = feeds(model, np.random.default_rng(seed), n=2)
     assert all(np.isfinite(y).all() for y in run(model, inputs).values())
-    trace = settle_model(model, inputs)
+    trace = settle_model(model, inputs, through_norm=seed % 2 == 1)
     refused = 0
     for keep in random_keeps(trace, range(seed, seed + recipes), shares=(0.4, 1.0)):
         try:
