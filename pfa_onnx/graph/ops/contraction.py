@@ -57,13 +57,7 @@ def _convolve(c: Context, made_axis: int, read_axis: int, bias: int = 2) -> None
     rank = len(shape)
     factors: tuple[Factor, ...]
     if groups == 1 and _is_pointwise(c, c.before(0)):
-        made = c.born(1, made_axis)
-        c.bind(1, Factor(along(made, made_axis, rank), "made"))
-        if c.has(2):
-            c.bind(2, Factor(made))
-        c.layer(1, made, axis=1)
-        x = c.mark(0)
-        _beside(c, [Marked(c.uniform(x, [1]), x.shape, tuple(a for a in x.axes if a != 1))], made, 1)
+        _pass_space(c, made_axis, bias)
         return
     arriving = c.channels(c.mark(0), 1)
     if groups == 1:
@@ -84,12 +78,22 @@ def _convolve(c: Context, made_axis: int, read_axis: int, bias: int = 2) -> None
 
 def _is_pointwise(c: Context, x: Marked) -> bool:
     """Tell whether channels lie along axes of space, of which the kernel sees one position at a time."""
-    space = [a for a in x.axes if a >= 2]
+    space = [a for a in x.axes if a >= 2] if c.node.op_type != "DeformConv" else []  # which looks anywhere
     if not space or x.varies(0) or len(np.unique(x.vector(1))) > len(np.unique(x.vector(space[-1]))):
         return False
     kernel = c.operand_shape(1)[2:]
     strides, pads = c.attr("strides", [1] * len(kernel)), c.attr("pads", [0] * 2 * len(kernel))
     return all(kernel[a - 2] == strides[a - 2] == 1 and pads[a - 2] == pads[a - 2 + len(kernel)] == 0 for a in space)
+
+
+def _pass_space(c: Context, made_axis: int, bias: int) -> None:
+    """Make channels of positions: what lies along space passes, across what is made."""
+    x, made = c.mark(0), c.born(1, made_axis)
+    c.bind(1, Factor(along(made, made_axis, len(c.operand_shape(1))), "made"))
+    if c.has(bias):
+        c.bind(bias, Factor(made))
+    c.layer(1, made, axis=1)
+    _beside(c, [Marked(c.uniform(x, [1]), x.shape, tuple(a for a in x.axes if a != 1))], made, 1)
 
 
 def _is_depthwise(c: Context, groups: int) -> bool:
