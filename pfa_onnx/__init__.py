@@ -20,27 +20,30 @@ __all__ = [
     "DataOptions",
     "Hooks",
     "LayerResult",
+    "Merged",
     "Method",
     "PfaError",
     "PlanOptions",
     "Report",
     "analyze",
     "check",
+    "merge",
     "prune",
     "rule",
 ]
 
 if TYPE_CHECKING:
-    from pfa_onnx.api import analyze, check, prune
+    from pfa_onnx.api import analyze, check, merge, prune
     from pfa_onnx.errors import PfaError
     from pfa_onnx.graph.ops import rule
     from pfa_onnx.options import DataOptions, Hooks, PlanOptions
     from pfa_onnx.recipe import Method
-    from pfa_onnx.results import CheckReport, LayerResult, Report
+    from pfa_onnx.results import CheckReport, LayerResult, Merged, Report
 
 _HOMES = {
     "analyze": "api",
     "check": "api",
+    "merge": "api",
     "prune": "api",
     "PfaError": "errors",
     "DataOptions": "options",
@@ -50,6 +53,7 @@ _HOMES = {
     "Method": "recipe",
     "CheckReport": "results",
     "LayerResult": "results",
+    "Merged": "results",
     "Report": "results",
 }
 

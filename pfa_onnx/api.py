@@ -1,8 +1,8 @@
-"""The three verbs for scripts: paths may be strings, and data anything that `--data` or Python can hold."""
+"""The verbs for scripts: paths may be strings, and data anything that `--data` or Python can hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pfa_onnx import pipeline
 from pfa_onnx.options import DataOptions, Hooks, PlanOptions
 from pfa_onnx.recipe import Method
-from pfa_onnx.results import CheckReport, Report
+from pfa_onnx.results import CheckReport, Merged, Report
 
 
 def analyze(
@@ -21,6 +21,7 @@ def analyze(
     *,
     stats: str | Path | None = None,
     save_stats: str | Path | None = None,
+    resume: bool = False,
     hooks: Hooks | None = None,
 ) -> Report:
     """Measure every layer and say what pruning would do.
@@ -28,10 +29,17 @@ def analyze(
     data: `DataOptions`, or what `DataOptions.data` takes: a folder of images, a .npy or .npz file,
     "loader.py:function", a mapping of input names to arrays [samples, ...], an array, or a callable that
     yields them. stats: a statistics file, in place of data. method: PFA-KL when None.
-    Raises PfaError.
+    resume: go on where an interrupted run with the same save_stats stopped. Raises PfaError.
     """
     return pipeline.analyze(
-        Path(model), _options(data), method, plan, stats=_path(stats), save_stats=_path(save_stats), hooks=hooks
+        Path(model),
+        _options(data),
+        method,
+        plan,
+        stats=_path(stats),
+        save_stats=_path(save_stats),
+        resume=resume,
+        hooks=hooks,
     )
 
 
@@ -45,6 +53,7 @@ def prune(
     stats: str | Path | None = None,
     recipe: str | Path | None = None,
     save_stats: str | Path | None = None,
+    resume: bool = False,
     init: Literal["keep", "scratch"] = "keep",
     seed: int = 0,
     hooks: Hooks | None = None,
@@ -63,6 +72,7 @@ def prune(
         stats=_path(stats),
         recipe=_path(recipe),
         save_stats=_path(save_stats),
+        resume=resume,
         init=init,
         seed=seed,
         hooks=hooks,
@@ -83,6 +93,14 @@ def check(
     Raises PfaError. A gate that does not hold is no error: see `CheckReport.passed`.
     """
     return pipeline.check(Path(original), Path(pruned), _options(data), gates, latency=latency, hooks=hooks)
+
+
+def merge(files: Iterable[str | Path], output: str | Path, *, hooks: Hooks | None = None) -> Merged:
+    """Merge statistics files, such as those of shards, into `output`: as if one pass had seen all of their data.
+
+    Raises StatsError, and writes nothing, when they do not belong together or share samples.
+    """
+    return pipeline.merge([Path(file) for file in files], Path(output), hooks=hooks)
 
 
 def _options(data: Any) -> DataOptions:

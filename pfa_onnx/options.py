@@ -24,6 +24,8 @@ class DataOptions:
 
     preprocess: a preset's name, a path to a preprocessor_config.json, or a `stats.preprocess.Preprocess`.
     overrides: keyword arguments of `make_preprocess`, such as mean, std, scale, size, resize, layout.
+    ray: the address of a Ray cluster that measures, "local" to start one here, None for this process alone.
+    shard: (i, n), every n-th of the samples from the i-th on, for statistics that are merged later.
     """
 
     data: Any = None
@@ -32,19 +34,22 @@ class DataOptions:
     limit: int | None = None
     batch_size: int | None = None
     providers: Literal["auto", "cpu", "cuda"] = "auto"
+    shard: tuple[int, int] = (1, 1)
+    ray: str | None = None
 
 
 @dataclass(frozen=True)
 class PlanOptions:
     """Which layers may lose channels, and to what width.
 
+    round_to: widths are multiples of it; "auto" takes the multiple that runs fastest on this machine.
     through_norm: channels that a normalisation runs over may go too; it then runs over the kept ones only, so that
     the result is no longer what the original computes without them, and wants fine-tuning.
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    round_to: int = 1
+    round_to: int | Literal["auto"] = 1
     min_channels: int = 1
     allow_few_samples: bool = False
     through_norm: bool = False
@@ -52,7 +57,8 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Hooks:
-    """How a run talks to its caller: progress while it works, warnings as they are found."""
+    """How a run talks to its caller: progress while it works, warnings as they are found, notes for the curious."""
 
     progress: Progress = silent
     warn: Callable[[str], None] = lambda _: None
+    note: Callable[[str], None] = lambda _: None

@@ -173,16 +173,28 @@ def _measured(
     graph: Graph, data: DataOptions, stats: Path | None, hooks: Hooks, save: Path | None, *, resume: bool
 ) -> Measured:
     """Measure, or take what was measured before; save it, and on the way there save what there is."""
+    checkpoints = None
     if stats is not None:
-        return recall(graph, stats)
-    if save is None:
-        return measure(graph, data, hooks)
-    checkpoints = Checkpoints(save, resume=resume)
-    if resume and not checkpoints.path.exists() and finished(save, graph, data):
-        return recall(graph, save)
-    measured = measure(graph, data, hooks, checkpoints)
-    write_stats(save, measured.stats)
-    checkpoints.done()
+        measured = recall(graph, stats)
+    elif data.ray is not None:
+        from pfa_onnx.steps.cluster import measure_on_ray  # noqa: PLC0415 - an extra
+
+        measured = measure_on_ray(graph, data, hooks, data.ray)
+    else:
+        checkpoints = Checkpoints(save, resume=resume) if save is not None else None
+        if (
+            save is not None
+            and checkpoints
+            and resume
+            and not checkpoints.path.exists()
+            and finished(save, graph, data)
+        ):
+            return recall(graph, save)
+        measured = measure(graph, data, hooks, checkpoints)
+    if save is not None:
+        write_stats(save, measured.stats)
+    if checkpoints:
+        checkpoints.done()
     return measured
 
 

@@ -22,16 +22,20 @@ from pfa_onnx.cli.app import app
 from pfa_onnx.errors import InternalError, ModelError, ProofError, TargetError
 from pfa_onnx.options import DataOptions, PlanOptions
 from pfa_onnx.recipe import Method, Proof
+from pfa_onnx.results import Merged
 from pfa_onnx.stats import preprocess, runtime
 
-VERBS = ("analyze", "prune", "check", "doctor")
+VERBS = ("analyze", "prune", "check", "merge", "doctor")
+
+
+MERGED = Merged(Path("all.npz"), 3, "val", 1200, 8, "cpu")
 
 
 class Fake:
     """A pipeline that notes how it was called and answers with what it was given."""
 
     def __init__(self):
-        self.answers = {"analyze": ANALYZED, "prune": PRUNED, "check": PASSED}
+        self.answers = {"analyze": ANALYZED, "prune": PRUNED, "check": PASSED, "merge": MERGED}
         self.calls = []
 
     def verb(self, name):
@@ -145,7 +149,7 @@ def test_every_flag_of_analyze_arrives(fake):
             "analyze m.onnx --data val --limit 100 -b 8 --providers cpu --preprocess imagenet --mean 0.1,0.2,0.3 --std 2 "
             "--scale 0.5 --size 32,48 --resize pad --crop-pct 0.9 --layout nhwc --channel-order bgr --interpolation box "
             "--energy 0.95 --select l1 --seed 7 --include 'a*' --include b --exclude 'c*' --round-to 8 --min-channels 4 "
-            "--allow-few-samples --save-stats s.npz"
+            "--allow-few-samples --save-stats s.npz --shard 2/8 --resume"
         )
         == 0
     )
@@ -162,11 +166,12 @@ def test_every_flag_of_analyze_arrives(fake):
     }
     model, data, method, plan = fake.args
     assert model == Path("m.onnx")
-    assert data == DataOptions("val", "imagenet", overrides, 100, 8, "cpu")
+    assert data == DataOptions("val", "imagenet", overrides, 100, 8, "cpu", (2, 8))
     assert method == Method("energy", tau=0.95, select="l1", seed=7)
     assert plan == PlanOptions(("a*", "b"), ("c*",), 8, 4, allow_few_samples=True)
     assert fake.kwargs["save_stats"] == Path("s.npz")
     assert fake.kwargs["stats"] is None
+    assert fake.kwargs["resume"] is True
     preprocess.make_preprocess(data.preprocess, **data.overrides)  # the names are those of make_preprocess
 
 
@@ -249,6 +254,24 @@ def test_analyze_without_a_method_and_with_a_selection(fake):
         ("prune m.onnx --recipe r --data val --kl", ["--recipe says which channels stay, and so does --kl"]),
         ("prune m.onnx --recipe r --data val --select l1", ["--select"]),
         ("check a.onnx b.onnx --data val --no-latency --max-latency 1", ["--max-latency needs"]),
+        ("analyze m.onnx --data val --round-to 0", ["'0' is neither a number from 1 on nor auto"]),
+        ("analyze m.onnx --data val --round-to fast", ["'fast' is neither a number from 1 on nor auto"]),
+        ("analyze m.onnx --stats s --ray", ["--ray does nothing without --data"]),
+        ("analyze m.onnx --data val --ray --resume --save-stats s", ["--resume is for runs without it"]),
+        ("analyze m.onnx --data val --ray --shard 1/2 --save-stats s", ["--shard is for runs without it"]),
+        ("analyze m.onnx --stats s --resume", ["--resume does nothing without --data"]),
+        ("analyze m.onnx --stats s --shard 1/2", ["--shard does nothing without --data"]),
+        ("analyze m.onnx --data val --resume", ["--resume goes on where --save-stats stopped"]),
+        ("analyze m.onnx --data val --shard 1/2", ["nothing would be saved", "--save-stats"]),
+        ("analyze m.onnx --data val --save-stats s --shard 3/2", ["'3/2' is not i/n"]),
+        ("analyze m.onnx --data val --save-stats s --shard 0/2", ["'0/2' is not i/n"]),
+        ("analyze m.onnx --data val --save-stats s --shard 2", ["'2' is not i/n"]),
+        ("prune m.onnx --data val --kl --shard 1/2", ["no such option '--shard'"]),
+        ("merge -o all.npz", ["missing argument 'FILE...'"]),
+        ("merge a.npz b.npz", ["missing option", "--output"]),
+        ("merge a.npz b.npz -o a.npz", ["--output would replace"]),
+        ("merge a.npz b.npz -o -", ["not written to standard output"]),
+        ("merge a.npz -o no/all.npz", ["folder for --output does not exist"]),
         ("analyze m.onnx --data val -q -v", ["--quiet and --verbose"]),
         ("analyze m.onnx --data val --size 3x", ["not N or H,W"]),
         ("analyze m.onnx --data val --size 0", ["not N or H,W"]),
@@ -536,6 +559,49 @@ def test_prune_names_the_check(fake, capsys, tmp_path):
     assert next_of(capsys, "prune m.onnx --stats s --kl -o o.onnx") == "pfa-onnx check m.onnx o.onnx --data DATA"
     (tmp_path / "val").mkdir()  # pictures were prepared in a way that only the first command line says
     assert next_of(capsys, "prune m.onnx --stats s --kl -o o.onnx") == "pfa-onnx check m.onnx o.onnx --data DATA"
+
+
+def test_a_measured_multiple_is_asked_for_again(fake, capsys):
+    found = next_of(capsys, "analyze m.onnx --data val --round-to auto")
+    assert fake.args[3] == PlanOptions(round_to="auto")
+    assert found == "pfa-onnx prune m.onnx --data val --round-to auto --kl"
+
+
+def test_notes_are_for_the_verbose(fake, capsys):
+    def answer(hooks, **_):
+        hooks.note("multiples of 8: 0.7")
+        return ANALYZED
+
+    fake.answers["analyze"] = answer
+    assert run("analyze m.onnx --data val") == run("analyze m.onnx --data val -v") == 0
+    assert capsys.readouterr().err.count("note: multiples of 8: 0.7\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "ray"), [("", None), ("--ray", "local"), ("--ray ray.example:6379", "ray.example:6379")]
+)
+def test_ray_has_an_address_or_is_local(fake, capsys, flags, ray):
+    assert run(f"prune m.onnx --data val --kl {flags}") == 0
+    assert fake.args[1].ray == ray
+    assert "--ray" not in next_of(capsys, f"analyze m.onnx --data val {flags}")
+
+
+def test_a_shard_is_merged_next(fake, capsys):
+    found = next_of(capsys, "analyze m.onnx --data val --shard 2/8 --save-stats 's 2.npz'")
+    assert found == "pfa-onnx merge 's 2.npz' FILE... -o ALL"
+
+
+def test_merge(fake, capsys):
+    assert run("merge a.npz b.npz 'c 3.npz' -o all.npz") == 0
+    assert fake.args == ((Path("a.npz"), Path("b.npz"), Path("c 3.npz")), Path("all.npz"))
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out == (
+        "3 files   1,200 samples from val   8 layers   cpu\nwrote all.npz\n"
+        "next: pfa-onnx analyze MODEL --stats all.npz\n"
+    )
+    assert run("merge a.npz -o all.npz -q") == 0
+    assert capsys.readouterr().out == "wrote all.npz\n"
 
 
 # --- doctor ---

@@ -1,4 +1,4 @@
-"""The verbs: analyze, prune, check, doctor."""
+"""The verbs: analyze, merge, prune, check, doctor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from pfa_onnx import __version__
 from pfa_onnx.cli import collect, files, params
+from pfa_onnx.cli.files import check_targets as refuse_targets
 from pfa_onnx.cli.terminal import Terminal, show, width_of
 from pfa_onnx.errors import PfaError, UsageError
 
@@ -98,6 +99,8 @@ def default_output(model: Path) -> Path:
 @params.method
 @params.layers
 @params.stats
+@params.shard
+@params.ray
 @params.reports
 @click.pass_context
 def analyze(ctx: click.Context, /, model: Path, **given: Any) -> int:
@@ -119,11 +122,41 @@ def analyze(ctx: click.Context, /, model: Path, **given: Any) -> int:
             collect.plan_options(given),
             stats=given["stats"],
             save_stats=given["save_stats"],
+            resume=given["resume"],
             hooks=terminal.hooks,
         )
+    if given["shard"]:
+        return run.finish(report, shlex.join(["pfa-onnx", "merge", str(given["save_stats"])]) + " FILE... -o ALL")
     return run.finish(
         report, collect.next_command(ctx, prune, (model,), extra="" if collect.methods(given) else " --kl")
     )
+
+
+@app.command(
+    cls=params.Verb,
+    short_help="Merge statistics that were measured apart.",
+    example="pfa-onnx merge part1.npz part2.npz part3.npz -o all.npz",
+)
+@click.argument("files", type=params.FILE, nargs=-1, required=True, metavar="FILE...")
+@params.merged
+def merge(files: tuple[Path, ...], output: Path, *, quiet: bool) -> int:
+    """Merge the statistics FILE..., such as those of shards, as if one run had seen all of their data.
+
+    The order of the files makes no difference. Files of different models, layers or preprocessing are refused, and
+    files that share samples.
+    """
+    if str(output) == "-":
+        raise UsageError("statistics are not written to standard output", at="--output -", fix="name a file")
+    refuse_targets({"--output": output}, files)
+    from pfa_onnx import pipeline  # noqa: PLC0415
+
+    with Terminal(quiet=quiet, verbose=False) as terminal:
+        merged = pipeline.merge(files, output, hooks=terminal.hooks)
+    from pfa_onnx.report import text  # noqa: PLC0415
+
+    command = shlex.join(["pfa-onnx", "analyze", "MODEL", "--stats", str(output)])
+    show(text.merged(merged, None if quiet else command), sys.stdout)
+    return 0
 
 
 @app.command(
@@ -137,6 +170,7 @@ def analyze(ctx: click.Context, /, model: Path, **given: Any) -> int:
 @params.method
 @params.layers
 @params.stats
+@params.ray
 @params.output
 @params.reports
 @click.pass_context
@@ -162,6 +196,7 @@ def prune(ctx: click.Context, /, model: Path, **given: Any) -> int:
             stats=given["stats"],
             recipe=given["recipe"],
             save_stats=given["save_stats"],
+            resume=given["resume"],
             init=given["init"],
             seed=given["seed"],
             prove=not given["no_proof"],

@@ -41,6 +41,8 @@ def data_options(given: Given) -> DataOptions:
         limit=given["limit"],
         batch_size=given["batch_size"],
         providers=given["providers"],
+        shard=given.get("shard") or (1, 1),
+        ray=given.get("ray"),
     )
 
 
@@ -93,15 +95,35 @@ def require_data(given: Given, *, also: tuple[str, ...] = ()) -> None:
 
 
 def refuse_idle_flags(ctx: click.Context, given: Given) -> None:
-    """Refuse flags that would do nothing, because the inputs that they are about are not read."""
+    """Refuse flags that would do nothing, because the inputs that they are about are not read or nothing is saved."""
     if given["data"] is not None:
         _refuse_pictures(ctx, given)
+        _refuse_unsaved(given)
         return
-    for name in ("limit", "preprocess", *_PICTURES, "save_stats"):
-        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+    for name in ("limit", "preprocess", *_PICTURES, "save_stats", "resume", "shard", "ray"):
+        if name in ctx.params and ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise UsageError(
                 f"{typed(name)} does nothing without --data", fix=f"leave {typed(name)} out, or give --data"
             )
+
+
+def _refuse_unsaved(given: Given) -> None:
+    """Refuse what is about a statistics file without one, and what a cluster does in its own way."""
+    for name in ("shard", "resume"):
+        if given.get("ray") is not None and given.get(name):
+            raise UsageError(
+                f"--ray cuts the data into shards and repeats those that fail, {typed(name)} is for runs without it",
+                fix="give one of them",
+            )
+    if given["save_stats"] is not None:
+        return
+    if given.get("shard"):
+        raise UsageError(
+            "a shard is measured to be merged with others, and nothing would be saved",
+            fix="add --save-stats FILE, then `pfa-onnx merge`",
+        )
+    if given["resume"]:
+        raise UsageError("--resume goes on where --save-stats stopped", fix="add the --save-stats FILE of that run")
 
 
 def _refuse_pictures(ctx: click.Context, given: Given) -> None:
@@ -148,7 +170,7 @@ def check_recipe(ctx: click.Context, given: Given) -> None:
 
 # --- the command to type next ---
 
-_NOT_REPEATED = {"json", "markdown", "html", "quiet", "verbose", "save_stats", "output"}
+_NOT_REPEATED = {"json", "markdown", "html", "quiet", "verbose", "save_stats", "output", "resume", "shard", "ray"}
 _SOURCE = {"data", "limit", "preprocess", *_PICTURES}
 
 

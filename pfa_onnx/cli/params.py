@@ -68,6 +68,23 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fals
     return convert
 
 
+def share(text: str) -> tuple[int, int]:
+    """Read i/n, with i from 1 to n."""
+    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise click.BadParameter(f"{text!r} is not i/n with i from 1 to n")
+    return int(found[1]), int(found[2])
+
+
+def multiple(text: str) -> int | str:
+    """Read a number of channels, or auto."""
+    if text == "auto":
+        return text
+    if not re.fullmatch(r"0*[1-9]\d*", text):
+        raise click.BadParameter(f"{text!r} is neither a number from 1 on nor auto")
+    return int(text)
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Read numbers with commas between them."""
     return tuple(number()(item) for item in text.split(","))
@@ -166,7 +183,14 @@ layers = _together(
     _option("--seed", section=_LAYERS, type=int, default=0, show_default=True, metavar="N", help="For what is random."),
     _option("--include", section=_LAYERS, multiple=True, metavar="GLOB", help="Only these layers; repeatable."),
     _option("--exclude", section=_LAYERS, multiple=True, metavar="GLOB", help="Not these layers; repeatable."),
-    _option("--round-to", section=_LAYERS, type=click.IntRange(1), default=1, metavar="N", help="Keep multiples of N."),
+    _option(
+        "--round-to",
+        section=_LAYERS,
+        type=multiple,
+        default="1",
+        metavar="N|auto",
+        help="Keep multiples of N; auto: of what runs fastest here.",
+    ),
     _option(
         "--min-channels",
         section=_LAYERS,
@@ -189,6 +213,29 @@ layers = _together(
 stats = _together(
     _option("--stats", section=_STATS, type=FILE, metavar="FILE", help="Take saved statistics instead of --data."),
     _option("--save-stats", section=_STATS, type=FILE, metavar="FILE", help="Save them: deciding again is then free."),
+    _option("--resume", section=_STATS, is_flag=True, help="Go on where an interrupted --save-stats stopped."),
+)
+
+ray = _option(
+    "--ray",
+    section=_STATS,
+    metavar="ADDRESS",
+    is_flag=False,
+    flag_value="local",
+    help="Measure on a Ray cluster; without an address, on this machine's cores.",
+)
+
+shard = _option(
+    "--shard",
+    section=_STATS,
+    type=share,
+    metavar="i/n",
+    help="Measure every n-th sample from the i-th on; merge the files later.",
+)
+
+merged = _together(
+    _option("-o", "--output", section="Output", type=FILE, metavar="FILE", required=True, help="Where to write it."),
+    _option("-q", "--quiet", section="Output", is_flag=True, help="One line, no progress."),
 )
 
 reports = _together(

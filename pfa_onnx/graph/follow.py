@@ -265,7 +265,7 @@ class Follower(Context):
         old, new = self.before(i), self.mark(i)
         if old.shape == new.shape:
             return movement.reshape(new, shape)
-        wanted = list(shape)
+        wanted, shrunk = list(shape), []
         result = self.trace.marks[str(self.node.outputs[0].name)]
         assert self.trace.roots is not None
         apart = varying(movement.shrink(self.trace.roots[result.ids]))  # what goes together does not tell axes apart
@@ -276,15 +276,24 @@ class Follower(Context):
             shrinking = [a for a in right if a in apart]
             if not shrinking:
                 raise self.stuck("merges channels that no longer line up")
-            axis = shrinking[-1]
-            rest = prod(shape[a] for a in right if a != axis)
-            if now % rest:
+            wanted[shrinking[-1]], rest = divmod(now, prod(shape[a] for a in right if a != shrinking[-1]))
+            shrunk.append((right, shrinking[-1]))
+            if rest:
                 raise self.stuck("splits its channels into blocks that are no longer equal")
-            wanted[axis] = now // rest
-            lines = np.moveaxis(result.full(right), axis, -1).reshape(-1, shape[axis])
-            if (self.keep[lines].sum(axis=1) != wanted[axis]).any():
-                raise self.stuck("splits its channels into blocks that are no longer equal")
-        return movement.reshape(new, tuple(wanted))
+        reshaped = movement.reshape(new, tuple(wanted))
+        written = self._written_as(result, reshaped)
+        for right, axis in shrunk:
+            self._require_own(_lines(result, right, axis), _lines(written, right, axis))
+        return reshaped
+
+    def _require_own(self, before: Ints, after: Ints) -> None:
+        """See to it that every block holds what is left of it: behind a shuffle, channels may stand in another one."""
+        kept = self.keep[before]
+        if before.shape[0] != after.shape[0] or (kept.sum(axis=1) != after.shape[1]).any():
+            raise self.stuck("splits its channels into blocks that are no longer equal")
+        left = before[kept].reshape(after.shape)
+        if not np.array_equal(np.sort(left, axis=1), np.sort(after, axis=1)):
+            raise self.stuck("splits its channels into blocks that some of them left")
 
     def rewrite(self, i: int, wanted: Array) -> None:
         value = self.node.inputs[i]
@@ -319,6 +328,11 @@ class Follower(Context):
     def opaque(self, why: str, k: int | None = None) -> None:
         for value in self.node.outputs if k is None else [self.node.outputs[k]]:
             self.source(value)
+
+
+def _lines(x: Marked, axes: Sequence[int], axis: int) -> Ints:
+    """Return the labels along one axis, one line for every position along the others, [lines, extent]."""
+    return np.moveaxis(x.full(axes), axis, -1).reshape(-1, x.shape[axis])
 
 
 def _gathered(ids: Ints, axes: tuple[int, ...], at: Ints, extents: tuple[int, ...], shape: Sequence[int]) -> Ints:

@@ -148,6 +148,18 @@ class Accumulator:
         self._flush()
         return self._seen
 
+    def state(self) -> tuple[Moments, npt.NDArray[Any]]:
+        """Return what was folded, and a copy of the rows that wait: with both, another accumulator goes on exactly.
+
+        Folding the waiting rows now would move the boundaries of all later products, and with them the last bits.
+        """
+        return self._seen, self._buffer[: self._filled].copy()
+
+    def restore(self, seen: Moments, waiting: npt.NDArray[Any]) -> None:
+        """Go on from another accumulator's state."""
+        self._seen, self._filled = seen, 0
+        self.add(waiting)
+
     def _flush(self) -> None:
         self._seen = _fold(self._seen, self._buffer[: self._filled])
         self._filled = 0

@@ -3,7 +3,8 @@
     image folder | FILE.npy | FILE.npz | file.py:function | mapping | array | callable | iterable | get_next()
 
 The first axis of every array is the sample. A data set can be read again and again, yields the same
-samples every time, and never holds more than a few batches (a .npy file is mapped, a .npz is loaded).
+samples every time, from any of them on, and never holds more than a few batches (a .npy file is mapped, a .npz is
+loaded).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from pfa_onnx.errors import DataError, UsageError
 from pfa_onnx.stats.conform import conform
 from pfa_onnx.stats.imageplan import fit
+from pfa_onnx.stats.parts import LOOKS, WHOLE, Part, Shard, array_bytes, check_shard, choose, digest, spread
 from pfa_onnx.stats.preprocess import Preprocess, make_preprocess
 
 if TYPE_CHECKING:
@@ -61,8 +63,20 @@ class Dataset(ABC):
     skipped: Sequence[tuple[str, str]] = ()
 
     @abstractmethod
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the samples from the start, `batch_size` at a time; raises DataError."""
+    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the samples, `batch_size` at a time; raises DataError.
+
+        start: leave out so many of the chosen samples, as `position` counts them.
+        """
+
+    @abstractmethod
+    def part(self) -> Part:
+        """Return which samples of which data these are; of a stream, those that were read so far."""
+
+    def position(self, seen: int, last: str) -> int:
+        """Return how many of the chosen samples lie behind: `seen` came, and the last had this name."""
+        del last
+        return seen
 
     def describe(self) -> dict[str, Any]:
         """Return what is known before reading, as plain JSON values."""
@@ -73,9 +87,16 @@ class ArrayData(Dataset):
     """Arrays [samples, ...] by input name; memory-mapped ones are read one batch at a time."""
 
     def __init__(
-        self, arrays: Mapping[str, Any], inputs: Sequence[InputSpec], *, source: str, limit: int | None
+        self,
+        arrays: Mapping[str, Any],
+        inputs: Sequence[InputSpec],
+        *,
+        source: str,
+        limit: int | None,
+        shard: Shard = WHOLE,
     ) -> None:
         self.source = source
+        self._limit, self._shard = limit, shard
         self._inputs = inputs
         self._arrays, labels = _match(arrays, inputs, source)
         lengths = {name: len(array) if array.ndim else 0 for name, array in self._arrays.items()}
@@ -89,13 +110,26 @@ class ArrayData(Dataset):
             raise DataError("there are no samples", at=source, fix=f"give {KINDS}")
         self._labels = None if labels is None else tuple(str(label) for label in labels.ravel())
         self.classes = tuple(sorted(set(self._labels or ())))
-        self._rows = spread(total, limit)
+        self._total = total
+        self._rows = choose(total, limit, shard)
         self.count = len(self._rows)
+        refuse_empty(self)
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
+    def part(self) -> Part:
+        """Know the data by its shapes and a few of its rows."""
+        looks = spread(self._total, LOOKS)
+        pieces = [
+            piece
+            for spec in self._inputs
+            for array in [self._arrays[spec.name]]
+            for piece in (spec.name.encode(), str(array.shape).encode(), array_bytes(_take(array, looks)))
+        ]
+        return Part(digest(b"arrays", *pieces), self._total, self._limit, *self._shard)
+
+    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
         """Yield copies of the chosen rows."""
-        for start in range(0, len(self._rows), batch_size):
-            rows = self._rows[start : start + batch_size]
+        for first in range(start, len(self._rows), batch_size):
+            rows = self._rows[first : first + batch_size]
             feeds = {
                 spec.name: conform(_take(self._arrays[spec.name], rows), spec, at=self.source) for spec in self._inputs
             }
@@ -104,25 +138,37 @@ class ArrayData(Dataset):
 
 
 def open_data(
-    data: Data, inputs: Sequence[InputSpec], *, preprocess: Preprocess | str = "auto", limit: int | None = None
+    data: Data,
+    inputs: Sequence[InputSpec],
+    *,
+    preprocess: Preprocess | str = "auto",
+    limit: int | None = None,
+    shard: Shard = WHOLE,
 ) -> Dataset:
     """Return the data set for a model with these inputs.
 
     preprocess: for pictures only. limit: at most so many samples, evenly spaced over a folder or an array;
-    the first ones of a function or an iterable.
+    the first ones of a function or an iterable. shard: (i, n), every n-th of these from the i-th on.
     Raises DataError or UsageError when the data cannot be opened or cannot fit.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is {limit}", fix="give a number of samples, 1 or more")
+    check_shard(shard)
     if isinstance(data, str | Path):
-        return _open_path(str(data), inputs, preprocess, limit)
+        return _open_path(str(data), inputs, preprocess, limit, shard)
     if isinstance(data, Mapping):
-        return ArrayData(data, inputs, source="arrays", limit=limit)
+        return ArrayData(data, inputs, source="arrays", limit=limit, shard=shard)
     if isinstance(data, np.ndarray):
-        return ArrayData({UNNAMED: data}, inputs, source="array", limit=limit)
+        return ArrayData({UNNAMED: data}, inputs, source="array", limit=limit, shard=shard)
     from pfa_onnx.stats.stream import open_stream  # noqa: PLC0415 - it builds on this module
 
-    return open_stream(data, inputs, limit=limit)
+    return open_stream(data, inputs, limit=limit, shard=shard)
+
+
+def refuse_empty(dataset: Dataset) -> None:
+    """Raise DataError when there are fewer samples than shards."""
+    if dataset.count == 0:
+        raise DataError("there are fewer samples than shards", at=dataset.source, fix="use fewer shards")
 
 
 def require_two(dataset: Dataset, seen: int | None = None) -> None:
@@ -135,13 +181,6 @@ def require_two(dataset: Dataset, seen: int | None = None) -> None:
             at=dataset.source,
             fix="give more samples with --data",
         )
-
-
-def spread(total: int, limit: int | None) -> Sequence[int]:
-    """Return at most `limit` of 0..total-1, evenly spaced from 0, so that sorted class folders are all covered."""
-    if limit is None or limit >= total:
-        return range(total)
-    return [index * total // limit for index in range(limit)]
 
 
 def rebatch(pieces: Iterable[Batch], size: int) -> Iterator[Batch]:
@@ -164,17 +203,19 @@ def rebatch(pieces: Iterable[Batch], size: int) -> Iterator[Batch]:
         yield _join(pending)
 
 
-def _open_path(data: str, inputs: Sequence[InputSpec], preprocess: Preprocess | str, limit: int | None) -> Dataset:
+def _open_path(
+    data: str, inputs: Sequence[InputSpec], preprocess: Preprocess | str, limit: int | None, shard: Shard
+) -> Dataset:
     path = Path(data)
     script, _, function = data.rpartition(":")
     if script.endswith(".py") and not path.exists():
         from pfa_onnx.stats.stream import open_script  # noqa: PLC0415
 
-        return open_script(script, function, inputs, limit=limit)
+        return open_script(script, function, inputs, limit=limit, shard=shard)
     if not path.exists():
         raise DataError(f"no such file or folder: {data}", at="--data", fix=f"give {KINDS}")
     if path.suffix.lower() in (".npy", ".npz"):
-        return ArrayData(_load(path), inputs, source=data, limit=limit)
+        return ArrayData(_load(path), inputs, source=data, limit=limit, shard=shard)
     if path.suffix == ".py":
         raise UsageError(f"{data} does not say which function to call", at="--data", fix=f"use {data}:function")
     from pfa_onnx.stats.images import ImageFolder, picture_endings  # noqa: PLC0415 - brings Pillow
@@ -189,7 +230,7 @@ def _open_path(data: str, inputs: Sequence[InputSpec], preprocess: Preprocess | 
             fix="give FILE.npz or loader.py:function",
         )
     chosen = preprocess if isinstance(preprocess, Preprocess) else make_preprocess(preprocess)
-    return ImageFolder(path, fit(chosen, inputs[0]), source=data, limit=limit)
+    return ImageFolder(path, fit(chosen, inputs[0]), source=data, limit=limit, shard=shard)
 
 
 def _take(array: Array, rows: Sequence[int]) -> Array:

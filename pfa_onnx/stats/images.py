@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import os
+from bisect import bisect_right
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pfa_onnx.errors import DataError
-from pfa_onnx.stats.data import Batch, Dataset, rebatch, spread
+from pfa_onnx.stats.data import Batch, Dataset, rebatch, refuse_empty
+from pfa_onnx.stats.parts import LOOKS, WHOLE, Part, Shard, choose, digest, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -42,7 +45,9 @@ class ImageFolder(Dataset):
     least two of them. A picture that cannot be decoded is skipped and listed in `skipped`.
     """
 
-    def __init__(self, path: Path, plan: ImagePlan, *, source: str, limit: int | None = None) -> None:
+    def __init__(
+        self, path: Path, plan: ImagePlan, *, source: str, limit: int | None = None, shard: Shard = WHOLE
+    ) -> None:
         self.source = source
         self.skipped: list[tuple[str, str]] = []
         self._plan = plan
@@ -56,31 +61,44 @@ class ImageFolder(Dataset):
             )
         labels = {} if path.is_file() else _labels(self._root, names)
         self.classes = tuple(sorted(set(labels.values())))
-        self._names = [names[index] for index in spread(len(names), limit)]
+        self._names = [names[index] for index in choose(len(names), limit, shard)]
         self._labels = labels
         self.count = len(self._names)
+        refuse_empty(self)
+        self._whole = Part(digest(*map(os.fsencode, names)), len(names), limit, *shard)
+        self._looks = [names[index] for index in spread(len(names), LOOKS)]
+
+    def part(self) -> Part:
+        """Know the pictures by all their names, and the bytes of a few."""
+        contents = [_bytes_of(self._root / name) for name in self._looks]
+        return replace(self._whole, data=digest(b"images", self._whole.data.encode(), *contents))
+
+    def position(self, seen: int, last: str) -> int:
+        """Count those that could not be read, too."""
+        del seen
+        return bisect_right(self._names, last)
 
     def describe(self) -> dict[str, Any]:
         """Return the source, the number of pictures and the preprocessing that applies."""
         return super().describe() | {"preprocess": self._plan.describe()}
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
+    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
         """Yield prepared pictures; raises DataError for one that does not fit, or when none can be read."""
-        return rebatch(self._decoded(batch_size), batch_size)
+        return rebatch(self._decoded(batch_size, self._names[start:]), batch_size)
 
-    def _decoded(self, batch_size: int) -> Iterator[Batch]:
+    def _decoded(self, batch_size: int, names: list[str]) -> Iterator[Batch]:
         self.skipped = []
         name = self._plan.spec.name
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
             try:
-                for file, result in _ahead(pool, self._load, self._names, _AHEAD * batch_size):
+                for file, result in _ahead(pool, self._load, names, _AHEAD * batch_size):
                     if isinstance(result, str):
                         self.skipped.append((file, result))
                     else:
                         yield Batch({name: result[None]}, (file,), (self._labels.get(file),))
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-        if len(self.skipped) == len(self._names):
+        if names and len(self.skipped) == len(self._names):
             file, why = self.skipped[0]
             raise DataError(
                 f"none of {len(self._names)} images can be read, the first: {why}", at=f"{self.source}, {file}"
@@ -107,6 +125,13 @@ def _ahead(pool: ThreadPoolExecutor, load: Any, names: Iterable[str], depth: int
         name, future = waiting.popleft()
         yield name, future.result()
         waiting.extend((later, pool.submit(load, later)) for later in islice(rest, 1))
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 # --- one picture ---

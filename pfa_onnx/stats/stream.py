@@ -20,6 +20,7 @@ import numpy as np
 from pfa_onnx.errors import DataError, PfaError, UsageError
 from pfa_onnx.stats.conform import conform
 from pfa_onnx.stats.data import UNNAMED, ArrayData, Batch, Dataset, rebatch
+from pfa_onnx.stats.parts import WHOLE, Part, Shard, array_bytes, digest
 
 if TYPE_CHECKING:
     from pfa_onnx.recipe import InputSpec
@@ -38,14 +39,22 @@ class StreamData(Dataset):
         *,
         source: str,
         limit: int | None = None,
+        shard: Shard = WHOLE,
         file: str | None = None,
         once: bool = False,
     ) -> None:
         self.source = source
+        self._shard = shard
+        self._first = ""  # the digest of the very first sample
+        self._pulled = 0
         self._make, self._inputs, self._limit, self._file = make, inputs, limit, file
         self._once, self._spent = once, False
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
+    def part(self) -> Part:
+        """Know a stream by its first sample, and by how far it was read: whoever shards it, reads that too."""
+        return Part(self._first, self._pulled, self._limit, *self._shard)
+
+    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
         """Call the user's code from the start; raises DataError naming its file and line when it fails."""
         if self._spent:
             raise DataError(
@@ -54,23 +63,30 @@ class StreamData(Dataset):
                 fix="give a function that returns a new iterator on every call",
             )
         self._spent = self._once
-        return rebatch(self._samples(), batch_size)
+        return rebatch(self._samples(start), batch_size)
 
-    def _samples(self) -> Iterator[Batch]:
-        seen = 0
+    def _samples(self, start: int) -> Iterator[Batch]:
+        """Yield what this shard takes of every item, less the first `start` samples that it takes."""
+        self._pulled, taken = 0, -start
         for item in self._items():
-            batch = self._batch(item, seen)
-            room = None if self._limit is None else self._limit - seen
-            if room is not None and batch.count > room:
-                feeds = {name: array[:room] for name, array in batch.feeds.items()}
-                batch = Batch(feeds, batch.names[:room], batch.labels[:room])
-            seen += batch.count
-            if batch.count:
-                yield batch
-            if seen == self._limit:
-                return
-        if not seen:
+            batch = self._batch(item, self._pulled)
+            if self._limit is not None:
+                batch = _pick(batch, range(min(batch.count, self._limit - self._pulled)))
+            if batch.count and not self._pulled:
+                self._first = digest(b"stream", *map(array_bytes, _pick(batch, range(1)).feeds.values()))
+            index, count = self._shard
+            own = range((index - 1 - self._pulled) % count, batch.count, count)
+            self._pulled += batch.count
+            mine = _pick(batch, own[max(0, -taken) :])
+            taken += len(own)
+            if mine.count:
+                yield mine
+            if self._pulled == self._limit:
+                break
+        if not self._pulled:
             raise DataError("there are no samples", at=self.source)
+        if taken + start == 0:
+            raise DataError("there are fewer samples than shards", at=self.source, fix="use fewer shards")
 
     def _items(self) -> Iterator[Any]:
         """Iterate over the user's items; only the user's code runs inside the guard."""
@@ -133,7 +149,15 @@ class StreamData(Dataset):
         raise DataError(f"the inputs come with different numbers of samples: {lengths}", at=at)
 
 
-def open_stream(data: Any, inputs: Sequence[InputSpec], *, limit: int | None) -> Dataset:
+def _pick(batch: Batch, rows: range) -> Batch:
+    """Return some samples of a batch."""
+    if len(rows) == batch.count:
+        return batch  # also keeps a sample whose arrays have no common first axis whole
+    feeds = {name: array[rows.start : rows.stop : rows.step] for name, array in batch.feeds.items()}
+    return Batch(feeds, tuple(batch.names[k] for k in rows), tuple(batch.labels[k] for k in rows))
+
+
+def open_stream(data: Any, inputs: Sequence[InputSpec], *, limit: int | None, shard: Shard = WHOLE) -> Dataset:
     """Return the data set for a get_next() reader, an iterable, or a callable; raises DataError for anything else."""
     source = getattr(data, "__qualname__", None) or type(data).__name__
     if hasattr(data, "get_next") and not isinstance(data, type):
@@ -144,17 +168,20 @@ def open_stream(data: Any, inputs: Sequence[InputSpec], *, limit: int | None) ->
                 rewind()
             return iter(data.get_next, None)
 
-        return StreamData(make, inputs, source=source, limit=limit, once=rewind is None)
+        return StreamData(make, inputs, source=source, limit=limit, shard=shard, once=rewind is None)
     if isinstance(data, Iterable):
         once = iter(data) is data
-        return StreamData(lambda: data, inputs, source=source, limit=limit, once=once)
+        return StreamData(lambda: data, inputs, source=source, limit=limit, shard=shard, once=once)
     if callable(data):
         code = getattr(inspect.unwrap(data), "__code__", None)
-        return _called(data, inputs, source=source, limit=limit, file=getattr(code, "co_filename", None))
+        file = getattr(code, "co_filename", None)
+        return _called(data, inputs, source=source, limit=limit, shard=shard, file=file)
     raise DataError(f"cannot read samples from a {source}", fix="give arrays, a mapping of arrays, or a function")
 
 
-def open_script(script: str, function: str, inputs: Sequence[InputSpec], *, limit: int | None) -> Dataset:
+def open_script(
+    script: str, function: str, inputs: Sequence[InputSpec], *, limit: int | None, shard: Shard = WHOLE
+) -> Dataset:
     """Return the data set for `script:function`; this runs the script."""
     path = Path(script)
     if not path.is_file():
@@ -179,11 +206,17 @@ def open_script(script: str, function: str, inputs: Sequence[InputSpec], *, limi
             at="--data",
             fix=f"use {script}:{here[0]}" if here else f"define {function}() in {script}",
         )
-    return _called(found, inputs, source=f"{script}:{function}", limit=limit, file=script)
+    return _called(found, inputs, source=f"{script}:{function}", limit=limit, shard=shard, file=script)
 
 
 def _called(
-    function: Callable[[], Any], inputs: Sequence[InputSpec], *, source: str, limit: int | None, file: str | None
+    function: Callable[[], Any],
+    inputs: Sequence[InputSpec],
+    *,
+    source: str,
+    limit: int | None,
+    shard: Shard,
+    file: str | None,
 ) -> Dataset:
     """Call once now: it tells arrays from streams, and shows a broken function before any work is done."""
     with _blame(source, file):
@@ -191,9 +224,9 @@ def _called(
     if isinstance(first, np.ndarray):
         first = {UNNAMED: first}
     if isinstance(first, Mapping):
-        return ArrayData(first, inputs, source=source, limit=limit)
+        return ArrayData(first, inputs, source=source, limit=limit, shard=shard)
     if hasattr(first, "get_next") or not isinstance(first, Iterable):
-        made = open_stream(first, inputs, limit=limit)
+        made = open_stream(first, inputs, limit=limit, shard=shard)
         made.source = source
         return made
     ready = [first]  # the first pass takes what is already there
@@ -201,7 +234,7 @@ def _called(
     def make() -> Iterable[Any]:
         return ready.pop() if ready else function()
 
-    return StreamData(make, inputs, source=source, limit=limit, file=file)
+    return StreamData(make, inputs, source=source, limit=limit, shard=shard, file=file)
 
 
 @contextmanager

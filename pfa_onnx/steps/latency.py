@@ -17,10 +17,13 @@ from pfa_onnx.steps.serialized import load_runner
 SECONDS = 1.0  # how long every candidate is timed
 
 
-def latency_ratio(measured: Measured, options: DataOptions) -> Callable[[Edits], float]:
+def latency_ratio(
+    measured: Measured, options: DataOptions, *, repeats: int = 20, max_seconds: float = 60.0
+) -> Callable[[Edits], float]:
     """Return a function that gives the run time of a cut model over the original's, on the provider in use.
 
     Both run the same inputs, those kept for the proof repeated up to the batch size, interleaved.
+    repeats, max_seconds: as in `paired_latency`.
     """
     graph = measured.graph
     size = batch_size_for(graph.inputs, options.batch_size)
@@ -31,6 +34,12 @@ def latency_ratio(measured: Measured, options: DataOptions) -> Callable[[Edits],
     def ratio(edits: Edits) -> float:
         small = cut_copy(graph, edits)
         pruned = load_runner(small.model, graph, options.providers)
-        return paired_latency(lambda: original.run(feeds), lambda: pruned.run(feeds), min_seconds=SECONDS).ratio
+        return paired_latency(
+            lambda: original.run(feeds),
+            lambda: pruned.run(feeds),
+            repeats=repeats,
+            min_seconds=SECONDS,
+            max_seconds=max_seconds,
+        ).ratio
 
     return ratio

@@ -48,7 +48,7 @@ class OnePass:
         self.seen += batch.count
         self._position = self._dataset.position(self.seen, batch.names[-1])
         if self._begun:  # the very first batch gave what is kept
-            self._kept = _more(self._kept, batch)
+            self._kept = keep_more(self._kept, batch)
         self._begun = True
 
     def skipped(self) -> tuple[tuple[str, str], ...]:
@@ -89,7 +89,7 @@ def keep(batch: Batch) -> dict[str, Array]:
     return {name: array[:count].copy() for name, array in batch.feeds.items()}
 
 
-def _more(kept: dict[str, Array], batch: Batch) -> dict[str, Array]:
+def keep_more(kept: dict[str, Array], batch: Batch) -> dict[str, Array]:
     """Keep more samples for the proof while there are few, as with models of a fixed batch of one."""
     have = len(next(iter(kept.values()), ()))
     size = sum(array.nbytes for array in kept.values())

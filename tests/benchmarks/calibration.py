@@ -28,6 +28,7 @@ from pfa_onnx.stats.data import Batch
 from pfa_onnx.stats.session import Runner
 from pfa_onnx.steps import measure as step
 from pfa_onnx.steps.apply import cut_copy
+from pfa_onnx.steps.calibration import Calibration
 
 
 def time_ratio(path: Path, rounds: int, size: int) -> tuple[float, float, float]:
@@ -37,7 +38,7 @@ def time_ratio(path: Path, rounds: int, size: int) -> tuple[float, float, float]
     feeds = {"image": rng.standard_normal((size, 3, 224, 224), dtype=np.float32)}
     shapes, _ = step.learn_shapes(graph, feeds)
     layers = step.find_layers(graph, shapes)
-    calibration = step._Calibration(graph, layers, DataOptions(providers="cpu"), size)
+    calibration = Calibration(graph, layers, DataOptions(providers="cpu"), size)
     plain = Runner(path, providers="cpu")
     batch = Batch(feeds, ("",) * size, (None,) * size)
     pairs = []

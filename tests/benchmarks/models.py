@@ -1,4 +1,4 @@
-"""VGG-16 and ResNet-50 in full size with random weights, built without any framework, for the benchmarks."""
+"""VGG-16, ResNet-50 and MobileNetV2 in full size with random weights, built without any framework, for the benchmarks."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class Builder:
         self.nodes.append(helper.make_node(kind, inputs, [out], name=out, **attributes))
         return out
 
-    def conv(self, x: str, cin: int, cout: int, k: int, stride: int = 1, *, bn: bool = False) -> str:
+    def conv(self, x: str, cin: int, cout: int, k: int, stride: int = 1, *, bn: bool = False, groups: int = 1) -> str:
         name = f"conv{len(self.nodes)}"
-        w = self.weight(f"{name}.weight", (cout, cin, k, k), cin * k * k)
+        w = self.weight(f"{name}.weight", (cout, cin // groups, k, k), cin // groups * k * k)
         inputs = [x, w] if bn else [x, w, self.constant(f"{name}.bias", self.rng.standard_normal(cout) * 0.1)]
-        y = self.op("Conv", inputs, kernel_shape=[k, k], strides=[stride] * 2, pads=[k // 2] * 4)
+        more = {"group": groups} if groups > 1 else {}
+        y = self.op("Conv", inputs, kernel_shape=[k, k], strides=[stride] * 2, pads=[k // 2] * 4, **more)
         if not bn:
             return y
         scale = self.constant(f"{name}.scale", self.rng.uniform(0.5, 1.0, cout))
@@ -82,7 +83,33 @@ def resnet50(*, bn: bool = False) -> onnx.ModelProto:
     )
 
 
-MODELS = {"VGG-16": vgg16, "ResNet-50": resnet50, "ResNet-50 (BN kept)": lambda: resnet50(bn=True)}
+def mobilenetv2() -> onnx.ModelProto:
+    b = Builder()
+    low, high = b.constant("zero", np.zeros(())), b.constant("six", np.full((), 6.0))
+
+    def relu6(x: str) -> str:
+        return b.op("Clip", [x, low, high])
+
+    x, cin = relu6(b.conv("image", 3, 32, 3, 2)), 32
+    stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    for factor, width, blocks, first in stages:
+        for block in range(blocks):
+            inner, stride = cin * factor, 1 if block else first
+            y = x if factor == 1 else relu6(b.conv(x, cin, inner, 1))
+            y = b.conv(relu6(b.conv(y, inner, inner, 3, stride, groups=inner)), inner, width, 1)
+            x, cin = b.op("Add", [x, y]) if block else y, width
+    x = b.op("Flatten", [b.op("GlobalAveragePool", [relu6(b.conv(x, cin, 1280, 1))])])
+    return b.model(
+        b.op("Gemm", [x, b.weight("fc.weight", (1000, 1280), 1280), b.constant("fc.bias", np.zeros(1000))], transB=1)
+    )
+
+
+MODELS = {
+    "VGG-16": vgg16,
+    "ResNet-50": resnet50,
+    "ResNet-50 (BN kept)": lambda: resnet50(bn=True),
+    "MobileNetV2": mobilenetv2,
+}
 
 
 def save_all(folder: Path) -> dict[str, Path]:

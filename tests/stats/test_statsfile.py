@@ -11,9 +11,10 @@ import pytest
 from pfa_onnx.errors import StatsError
 from pfa_onnx.recipe import Coupling, Layer, Method
 from pfa_onnx.stats.covariance import Accumulator, Moments
+from pfa_onnx.stats.merge import merge_stats
 from pfa_onnx.stats.pfa import asked, spectrum
 from pfa_onnx.stats.selection import removal_orders, wish
-from pfa_onnx.stats.statsfile import StatsFile, load_stats, merge_stats, save_stats
+from pfa_onnx.stats.statsfile import StatsFile, load_stats, save_stats
 
 
 def responses(rows=120, channels=9, seed=0):

@@ -1,0 +1,78 @@
+"""A calibration that is not finished, on disk: enough to go on as if it had never stopped, to the last bit.
+
+It is a statistics file with a schema of its own, the rows that wait to be folded (`waiting/<i>` for layer i), and
+how far the data was read.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pfa_onnx.errors import StatsError
+from pfa_onnx.recipe import Reason
+from pfa_onnx.stats.archive import read_array, read_header, replacing, typed, write_array, write_header
+from pfa_onnx.stats.statsfile import CHECKPOINT, SCHEMA, StatsFile, header_of, opened, parse, write_contents
+
+_ANEW = "leave --resume out to begin anew"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a calibration had measured at some moment.
+
+    stats: of the rows that were folded, with all samples counted. waiting: by layer output, rows [k, C] that were
+    not folded yet. position: how many of the chosen samples lie behind. skipped: (name, why) among these.
+    unmeasured: layers found to have no usable response.
+    """
+
+    stats: StatsFile
+    waiting: Mapping[str, npt.NDArray[Any]]
+    position: int
+    skipped: tuple[tuple[str, str], ...] = ()
+    unmeasured: Mapping[str, Reason] | None = None
+
+
+def save_checkpoint(path: Path, found: Checkpoint) -> None:
+    """Write it: the old file or the new one is there at any time, never half of one."""
+    header = header_of(found.stats) | {
+        "schema": CHECKPOINT,
+        "version": SCHEMA,
+        "position": found.position,
+        "skipped": [list(item) for item in found.skipped],
+        "unmeasured": {name: [why.reason, why.node] for name, why in (found.unmeasured or {}).items()},
+    }
+    with replacing(path, f".{path.name}.tmp") as stream, zipfile.ZipFile(stream, "w") as archive:
+        write_header(archive, header)
+        write_contents(archive, found.stats)
+        for index, name in enumerate(found.stats.moments):
+            write_array(archive, f"waiting/{index}", found.waiting[name])
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read it; raises StatsError for anything that is not a whole checkpoint of this version."""
+    with opened(path, fix=_ANEW) as archive:
+        header = read_header(archive)
+        if header["schema"] != CHECKPOINT or header["version"] != SCHEMA:
+            raise StatsError("this is no checkpoint of this version", fix=_ANEW)
+        stats = parse(archive, header | {"schema": SCHEMA})
+        return Checkpoint(
+            stats=stats,
+            waiting={name: _waiting(archive, k, one.channels) for k, (name, one) in enumerate(stats.moments.items())},
+            position=typed(header["position"], int),
+            skipped=tuple((typed(name, str), typed(why, str)) for name, why in header["skipped"]),
+            unmeasured={name: Reason(*why) for name, why in header["unmeasured"].items()},
+        )
+
+
+def _waiting(archive: zipfile.ZipFile, index: int, channels: int) -> npt.NDArray[Any]:
+    rows = read_array(archive, f"waiting/{index}")
+    if rows.ndim != 2 or rows.shape[1] != channels or not np.isfinite(rows).all():
+        raise ValueError(f"the waiting rows of layer {index} are not rows")
+    return rows
