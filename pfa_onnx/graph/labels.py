@@ -26,6 +26,11 @@ class Labels:
         self._parent.extend(range(start, start + count))
         return np.arange(start, start + count, dtype=np.int64)
 
+    @property
+    def count(self) -> int:
+        """How many labels there are, each counted by itself."""
+        return len(self._parent)
+
     def same(self, one: Ints, other: Ints) -> None:
         """Merge labels position by position; the arrays broadcast against each other."""
         a, b = np.broadcast_arrays(one, other)
@@ -88,21 +93,28 @@ def occurrences(ids: Iterable[int] | Ints) -> Ints:
     return result
 
 
-def pairs(one: Ints, other: Ints, known: Ints | None = None) -> Ints:
-    """Return which different labels stand at the same position, as sorted codes, with those that were `known`."""
-    differ = one != other
-    codes = np.unique(one[differ] << 31 | other[differ])
-    return codes if known is None else np.union1d(known, codes)
+def pairs(one: Ints, other: Ints) -> Ints:
+    """Return which labels stand at the same position, as sorted codes."""
+    if one is other or np.array_equal(one, other):
+        met = np.unique(one)
+        return met << 31 | met
+    return np.unique(one << 31 | other)
+
+
+def are_different(codes: Ints) -> bool:
+    """Tell whether any of these pairs is one of two labels."""
+    return bool((codes >> 31 != codes & (2**31 - 1)).any())
 
 
 def are_pairs(one: Ints, other: Ints, known: Ints | None) -> bool:
-    """Tell whether labels are equal, or one of the `known` pairs, at every position."""
-    differ = one != other
-    if not differ.any():
-        return True
-    if known is None or len(known) == 0:
-        return False
-    codes = one[differ] << 31 | other[differ]
+    """Tell whether labels are one of the `known` pairs at every position; None: whether they are equal.
+
+    A label that meets another one may not meet itself instead: a map that was shuffled and added to what it was
+    would come out in another order.
+    """
+    if known is None:
+        return bool((one == other).all())
+    codes = one << 31 | other
     at = np.minimum(np.searchsorted(known, codes), len(known) - 1)
     return bool((known[at] == codes).all())
 

@@ -9,7 +9,7 @@ every block, rounding and minimum holds. Kept sets only grow, so both always end
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -180,8 +180,9 @@ def _pinned(tracer: Tracer, ties: list[Tie]) -> Trace:
                 labels.freeze(traced.layer.labels, whole[traced.layer.output])
         for rows in trace.blocks:
             _pin_rows(labels, trace, rows)
-        if len(labels.frozen()) == before:
-            return tracer.finish()
+        frozen = labels.frozen()
+        if len(frozen) == before and trace.raw is not None:  # at most, some have one more reason
+            return replace(trace, frozen=frozen, raw=replace(trace.raw, frozen=frozen))
 
 
 def _pin_rows(labels: Labels, trace: Trace, rows: Rows) -> None:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Array, Context, Factor, Use
-from pfa_onnx.graph.labels import Labels, pairs, varying
+from pfa_onnx.graph.labels import Labels, are_different, pairs, varying
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.graph.movement import Marked
 from pfa_onnx.recipe import Ints, Layer, Reason
@@ -169,8 +169,9 @@ class Tracer(Context):
     # --- what a rule declares ------------------------------------------------------------------------
 
     def same(self, one: Ints, other: Ints) -> None:
-        a, b = np.broadcast_arrays(one, other)
-        self._pairs[self.index] = pairs(a, b, self._pairs.get(self.index))
+        codes = pairs(*np.broadcast_arrays(one, other))
+        before = self._pairs.get(self.index)
+        self._pairs[self.index] = codes if before is None else np.union1d(before, codes)
         self.labels.same(one, other)
 
     def freeze(self, ids: Ints, why: str) -> None:
@@ -271,29 +272,30 @@ class Tracer(Context):
 
     def finish(self) -> Trace:
         """Return the trace as it stands: labels that move together are one number; in `raw` each keeps its own."""
-        roots = self.labels.roots()
-        frozen = self.labels.frozen()
-        return replace(self._as(roots, frozen), raw=self._as(np.arange(len(roots)), frozen, roots))
+        roots, frozen = self.labels.roots(), self.labels.frozen()
+        layers = self._finished_layers(roots, frozen)
+        raw = replace(self._as(lambda ids: ids, (), frozen), roots=roots)
+        return replace(self._as(lambda ids: roots[ids], layers, frozen), raw=raw)
 
-    def _as(self, to: Ints, frozen: Mapping[int, tuple[Reason, ...]], roots: Ints | None = None) -> Trace:
-        factors = {u: tuple(Factor(to[f.ids], f.role) for f in fs) for u, fs in self._binds.items()}
+    def _as(
+        self, to: Callable[[Ints], Ints], layers: tuple[Traced, ...], frozen: Mapping[int, tuple[Reason, ...]]
+    ) -> Trace:
         return Trace(
             graph=self.graph,
             shapes=self.shapes,
-            marks={name: replace(m, ids=to[m.ids]) for name, m in self.marks.items()},
-            across={name: replace(m, ids=to[m.ids]) for name, m in self.across.items()},
-            binds=factors,
-            births={key: to[ids] for key, ids in self._births.items()},
-            rows=tuple(replace(r, ids=to[r.ids]) for r in self._rows),
-            splits=tuple(Split(to[s.ids], s.index) for s in self._splits),
-            layers=self._finished_layers(to, frozen) if roots is None else (),
+            marks={name: replace(m, ids=to(m.ids)) for name, m in self.marks.items()},
+            across={name: replace(m, ids=to(m.ids)) for name, m in self.across.items()},
+            binds={use: tuple(replace(f, ids=to(f.ids)) for f in factors) for use, factors in self._binds.items()},
+            births={key: to(ids) for key, ids in self._births.items()},
+            rows=tuple(replace(r, ids=to(r.ids)) for r in self._rows),
+            splits=tuple(replace(s, ids=to(s.ids)) for s in self._splits),
+            layers=layers,
             frozen=frozen,
             values=dict(self.values),
-            count=len(to),
+            count=self.labels.count,
             blunt=self.blunt,
             through_norm=self.through_norm,
-            roots=roots,
-            pairs=dict(self._pairs),
+            pairs={index: codes for index, codes in self._pairs.items() if are_different(codes)},
         )
 
     def _finished_layers(self, roots: Ints, frozen: Mapping[int, tuple[Reason, ...]]) -> tuple[Traced, ...]:

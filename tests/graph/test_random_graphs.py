@@ -436,6 +436,7 @@ FOUND: dict[str, list[Step]] = {
         ("residual", 0, 0, 0),
         ("same_conv_again", 0, 4, 0),
     ],
+    "a label meets itself in place of another": [("activation", 0, 0, 0), ("shuffle", 0, 2, 0), ("residual", 0, 0, 0)],
     "heads behind a shuffle": [("shuffle", 0, 1, 0), ("attention", 0, 1, 0)],
     "a scale for each block": [("activation", 0, 0, 0), ("pairs_in_a_new_axis", 0, 1, 1), ("pixel_shuffle", 0, 1, 0)],
 }
