@@ -101,9 +101,9 @@ def pairs(one: Ints, other: Ints) -> Ints:
     return np.unique(one << 31 | other)
 
 
-def are_different(codes: Ints) -> bool:
-    """Tell whether any of these pairs is one of two labels."""
-    return bool((codes >> 31 != codes & (2**31 - 1)).any())
+def unpaired(codes: Ints) -> tuple[Ints, Ints]:
+    """Return the labels of `pairs` again, position by position."""
+    return codes >> 31, codes & np.int64(2**31 - 1)
 
 
 def are_pairs(one: Ints, other: Ints, known: Ints | None) -> bool:

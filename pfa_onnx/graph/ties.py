@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-
-from pfa_onnx.graph.labels import Labels
+from pfa_onnx.graph.labels import Labels, unpaired
 from pfa_onnx.graph.trace import Trace
 from pfa_onnx.recipe import Ints, Reason
 
 Tie = tuple[int, Ints, Ints]  # a node, and the labels that it made the same, position by position
-
-_LOW = (1 << 31) - 1  # codes of pairs, see labels.pairs
 
 
 def whole_layers(trace: Trace, lockstep: Iterable[Tie]) -> dict[str, Reason]:
@@ -41,7 +37,7 @@ def _tied(trace: Trace, waiting: dict[str, Ints], lockstep: Iterable[Tie]) -> di
     """Merge again, node by node, until each layer is one; the last node that it took is the cause."""
     sets, found = Labels(), {}
     sets.fresh(trace.count if waiting else 0)
-    for index, one, other in [*_said(trace.pairs or {}), *lockstep]:
+    for index, one, other in [*_said(trace.raw.pairs if trace.raw and trace.raw.pairs else {}), *lockstep]:
         if not waiting:
             break
         sets.same(one, other)
@@ -56,4 +52,4 @@ def _tied(trace: Trace, waiting: dict[str, Ints], lockstep: Iterable[Tie]) -> di
 
 def _said(pairs: Mapping[int, Ints]) -> Iterable[Tie]:
     for index in sorted(pairs):
-        yield index, pairs[index] >> 31, pairs[index] & np.int64(_LOW)
+        yield index, *unpaired(pairs[index])

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Array, Context, Factor, Use
-from pfa_onnx.graph.labels import Labels, are_different, pairs, varying
+from pfa_onnx.graph.labels import Labels, pairs, unpaired, varying
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.graph.movement import Marked
 from pfa_onnx.recipe import Ints, Layer, Reason
@@ -274,7 +274,8 @@ class Tracer(Context):
         """Return the trace as it stands: labels that move together are one number; in `raw` each keeps its own."""
         roots, frozen = self.labels.roots(), self.labels.frozen()
         layers = self._finished_layers(roots, frozen)
-        raw = replace(self._as(lambda ids: ids, (), frozen), roots=roots)
+        said = {index: codes for index, codes in self._pairs.items() if not np.array_equal(*unpaired(codes))}
+        raw = replace(self._as(lambda ids: ids, (), frozen), roots=roots, pairs=said)
         return replace(self._as(lambda ids: roots[ids], layers, frozen), raw=raw)
 
     def _as(
@@ -295,7 +296,6 @@ class Tracer(Context):
             count=self.labels.count,
             blunt=self.blunt,
             through_norm=self.through_norm,
-            pairs={index: codes for index, codes in self._pairs.items() if are_different(codes)},
         )
 
     def _finished_layers(self, roots: Ints, frozen: Mapping[int, tuple[Reason, ...]]) -> tuple[Traced, ...]:
