@@ -26,9 +26,9 @@ def analyze(
 ) -> Report:
     """Measure every layer and say what pruning would do.
 
-    data: `DataOptions`, or what `DataOptions.data` takes: a folder of images, a .npy or .npz file,
-    "loader.py:function", a mapping of input names to arrays [samples, ...], an array, or a callable that
-    yields them. stats: a statistics file, in place of data. method: PFA-KL when None.
+    data: `DataOptions`, or what `DataOptions.data` takes: a folder of images, .tar or .parquet files or
+    their address, a .npy or .npz file, "loader.py:function", a mapping of input names to arrays [samples, ...], an
+    array, or a callable that yields them. stats: a statistics file, in place of data. method: PFA-KL when None.
     resume: go on where an interrupted run with the same save_stats stopped. Raises PfaError.
     """
     return pipeline.analyze(
@@ -56,11 +56,13 @@ def prune(
     resume: bool = False,
     init: Literal["keep", "scratch"] = "keep",
     seed: int = 0,
+    repair: bool = False,
     hooks: Hooks | None = None,
 ) -> Report:
     """Cut the model, prove the cut on real inputs, and write it to `output` (default: MODEL's stem + .pruned.onnx).
 
-    recipe: a JSON report of an earlier run, replayed. Raises PfaError; then nothing was written.
+    recipe: a JSON report of an earlier run, replayed. repair: solve the surviving weights anew from the data; best
+    with a method of select="reconstruct". Raises PfaError; then nothing was written.
     """
     model = Path(model)
     return pipeline.prune(
@@ -75,6 +77,7 @@ def prune(
         resume=resume,
         init=init,
         seed=seed,
+        repair=repair,
         hooks=hooks,
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from pfa_onnx.responses import PAPER, Responses
+
 
 class Progress(Protocol):
     """Told how far a phase is: `progress("calibrate", 64, 512)`; total is None where it is not known."""
@@ -26,6 +28,7 @@ class DataOptions:
     overrides: keyword arguments of `make_preprocess`, such as mean, std, scale, size, resize, layout.
     ray: the address of a Ray cluster that measures, "local" to start one here, None for this process alone.
     shard: (i, n), every n-th of the samples from the i-th on, for statistics that are merged later.
+    responses: what is measured of every layer; statistics of an earlier run must be of the same.
     """
 
     data: Any = None
@@ -36,6 +39,7 @@ class DataOptions:
     providers: Literal["auto", "cpu", "cuda"] = "auto"
     shard: tuple[int, int] = (1, 1)
     ray: str | None = None
+    responses: Responses = PAPER
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pfa_onnx.graph.model import Graph, load
 from pfa_onnx.graph.scratch import redraw
 from pfa_onnx.options import DataOptions, Hooks, PlanOptions
 from pfa_onnx.recipe import Method, Proof, Size
-from pfa_onnx.results import CheckReport, LayerResult, Merged, Report
+from pfa_onnx.results import CheckReport, LayerResult, Merged, Repair, Report
 from pfa_onnx.stats.merge import merge_files
 from pfa_onnx.stats.parts import WHOLE, missing
 from pfa_onnx.stats.statsfile import save_stats as write_stats
@@ -32,12 +32,23 @@ from pfa_onnx.steps.apply import check_target, cut_copy, embed_recipe, model_byt
 from pfa_onnx.steps.compare import compare
 from pfa_onnx.steps.decide import Decider, Decision
 from pfa_onnx.steps.latency import latency_ratio
-from pfa_onnx.steps.measure import Measured, describe_model, finished, glimpse, measure, recall, without_covariances
+from pfa_onnx.steps.measure import (
+    Measured,
+    describe_model,
+    finished,
+    glimpse,
+    measure,
+    recall,
+    with_eigenvalues,
+    without_covariances,
+)
 from pfa_onnx.steps.nothing import refuse_if_nothing_can_go, warn_if_nothing_goes
 from pfa_onnx.steps.prove import prove as prove_cut
+from pfa_onnx.steps.repair import repair as repair_cut
 from pfa_onnx.steps.replay import read_recipe
 from pfa_onnx.steps.resume import Checkpoints
 from pfa_onnx.steps.rounding import decide_fastest
+from pfa_onnx.steps.variants import with_what_is_needed
 
 KL = Method("kl")
 
@@ -60,6 +71,7 @@ def analyze(
     Raises a PfaError for anything that is wrong with the model, the data or the options.
     """
     clock, hooks = _Clock(), hooks or Hooks()
+    data = with_what_is_needed(data, method or KL)
     with clock("load"):
         graph = load(model)
     with clock("measure"):
@@ -67,7 +79,8 @@ def analyze(
     if data.shard != WHOLE:
         hooks.warn(f"shard {data.shard[0]}/{data.shard[1]}: this is about its samples alone; merge before you decide")
     with clock("decide"):
-        decider = Decider(measured, plan or PlanOptions(), hooks, timed=lambda: latency_ratio(measured, data))
+        timed = lambda: latency_ratio(measured, data)  # noqa: E731 - the original is loaded only if it is timed
+        decider = Decider(measured, plan or PlanOptions(), hooks, timed=timed, data=data)
         decision = _decide(decider, method or KL, data)
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
@@ -90,6 +103,7 @@ def prune(
     init: Literal["keep", "scratch"] = "keep",
     seed: int = 0,
     prove: bool = True,
+    repair: bool = False,
     hooks: Hooks | None = None,
 ) -> Report:
     """Cut the model, prove the cut on real inputs, write the result.
@@ -100,12 +114,15 @@ def prune(
     """
     clock, hooks = _Clock(), hooks or Hooks()
     check_target(output, model)
+    data = with_what_is_needed(data, method or KL)
     if recipe and prove and data.data is None and stats is None:
         raise UsageError("a recipe alone cannot be proven: there are no inputs", fix="add --data, or --no-proof")
     with clock("load"):
         graph = load(model)
     with clock("measure"):
-        if recipe and not stats and not save_stats:
+        if recipe and stats and not save_stats:  # nothing is decided: whatever was measured will do
+            measured = recall(graph, stats)
+        elif recipe and not save_stats:
             measured = glimpse(graph, data, hooks)
         else:
             measured = _measured(graph, data, stats, hooks, save_stats, resume=resume)
@@ -114,7 +131,7 @@ def prune(
         replayed = read_recipe(recipe) if recipe else None
         if replayed is not None:
             plan = replace(plan or PlanOptions(), through_norm=replayed.through_norm)
-        decider = Decider(measured, plan or PlanOptions(), hooks, timed=timed, replays=recipe is not None)
+        decider = Decider(measured, plan or PlanOptions(), hooks, timed=timed, data=data, replays=recipe is not None)
         decision = decider.replay(replayed) if replayed else _decide(decider, method or KL, data)
         round_to = _measured_multiple(decider)
         del decider
@@ -130,6 +147,10 @@ def prune(
     if prove:
         with clock("prove"):
             proof = prove_cut(graph, small, decision.edits, measured.stats.inputs, data.providers)
+    repaired = None
+    if repair and not unchanged:
+        with clock("repair"):
+            small, repaired = _repaired(small, decision, data, hooks)
     if init == "scratch":
         redraw(small, seed)
         embed_recipe(small, decision, graph.sha256, redrawn=seed)
@@ -138,7 +159,7 @@ def prune(
     after = _size_after(small, decision, measured.probed, written)
     redrawn = seed if init == "scratch" else None
     report = _report(measured, decision, after, clock, proof)
-    return replace(report, output=output, redrawn=redrawn, round_to=round_to)
+    return replace(report, output=output, redrawn=redrawn, repair=repaired, round_to=round_to)
 
 
 def check(
@@ -175,7 +196,7 @@ def _measured(
     """Measure, or take what was measured before; save it, and on the way there save what there is."""
     checkpoints = None
     if stats is not None:
-        measured = recall(graph, stats)
+        measured = recall(graph, stats, data.responses)
     elif data.ray is not None:
         from pfa_onnx.steps.cluster import measure_on_ray  # noqa: PLC0415 - an extra
 
@@ -192,10 +213,26 @@ def _measured(
             return recall(graph, save)
         measured = measure(graph, data, hooks, checkpoints)
     if save is not None:
+        if data.shard == WHOLE:  # a shard's own are of no use
+            measured = with_eigenvalues(measured, hooks)
         write_stats(save, measured.stats)
     if checkpoints:
         checkpoints.done()
     return measured
+
+
+def _repaired(small: Graph, decision: Decision, data: DataOptions, hooks: Hooks) -> tuple[Graph, Repair]:
+    """Return the repaired model and what it gained; the model as it is where that is nothing."""
+    tried = cut_copy(decision.trace.graph, decision.edits)
+    found = repair_cut(tried, decision, data, hooks)
+    if not found.applied:
+        hooks.warn(
+            f"repair brought the outputs no closer to the original's ({found.before:.3g} of their variance before, "
+            f"{found.after:.3g} after): left out"
+        )
+        return small, found
+    embed_recipe(tried, decision, decision.trace.graph.sha256)
+    return tried, found
 
 
 def _decide(decider: Decider, method: Method, data: DataOptions) -> Decision:
@@ -226,6 +263,7 @@ def _report(measured: Measured, decision: Decision, after: Size, clock: _Clock, 
         after=after,
         proof=proof,
         through_norm=decision.trace.through_norm,
+        responses=decision.responses,
         timings=clock.seconds,
     )
 
@@ -247,7 +285,7 @@ def _layer_results(measured: Measured, decision: Decision) -> Iterator[LayerResu
             samples=moments[layer.output].count if layer.output in moments else 0,
             eigenvalues=tuple(found.eigenvalues.tolist()) if found else (),
             kl=found.kl if found else 0.0,
-            gamma=found.gamma if found else 1.0,
+            gamma=found.gamma_by(decision.method.divergence, decision.method.mapping) if found else 1.0,
             asked=decision.asked.get(layer.output, layer.channels),
             keep=tuple(np.flatnonzero(decision.keep[layer.labels]).tolist()),
             group=layer.group,

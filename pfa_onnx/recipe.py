@@ -17,7 +17,11 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 MethodName = Literal["kl", "energy", "params", "macs", "latency", "uniform"]
-Select = Literal["pfa", "l1", "l2", "random"]
+Select = Literal["pfa", "l1", "l2", "bn", "wanda", "reconstruct", "random"]
+Divergence = Literal["kl", "chi2", "emd"]
+Curve = Literal["linear", "sqrt", "square", "exp"]
+Couple = Literal["max", "mean", "stream"]
+Shrink = Literal["none", "oas"]
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,34 @@ class Coupling:
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """How a layer's output positions read its input: what unfolding needs.
+
+    kind: "conv", "transposed" (a transposed convolution) or "matrix". read, made: the axis of the input that is summed
+    over, and the axis of the output that is made. groups, kernel, strides, dilations: of a convolution.
+    begins: padding before the first position of each spatial axis; auto_pad: the rule that decides it otherwise.
+    """
+
+    kind: Literal["conv", "transposed", "matrix"]
+    read: int
+    made: int
+    groups: int = 1
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    begins: tuple[int, ...] = ()
+    auto_pad: str = "NOTSET"
+
+
+@dataclass(frozen=True)
 class Method:
     """How many channels stay, and which.
 
     tau: the energy (PFA-En). target: the ratio wanted by params, macs or latency. ratio: the share
     kept by uniform. select: which channels go; seed is for select=random.
+    divergence, mapping: of name=kl, how far a spectrum is from a flat one, and what share that keeps (section 3.2.2).
+    couple: what layers that share channels keep: the most or the mean of what they ask for, or what the responses of
+    their residual sums ask for. shrink: "oas" shrinks covariances of few samples before their spectrum is taken.
     """
 
     name: MethodName
@@ -89,6 +116,18 @@ class Method:
     ratio: float | None = None
     select: Select = "pfa"
     seed: int = 0
+    divergence: Divergence = "kl"
+    mapping: Curve = "linear"
+    couple: Couple = "max"
+    shrink: Shrink = "none"
+
+    @property
+    def variants(self) -> dict[str, str]:
+        """The choices that differ from the paper's, by name."""
+        return {name: getattr(self, name) for name in VARIANTS if getattr(self, name) != getattr(Method, name)}
+
+
+VARIANTS = ("divergence", "mapping", "couple", "shrink")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pfa_onnx.recipe import Method, Proof, Reason, Size
+from pfa_onnx.responses import PAPER, Responses
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,42 @@ class LayerResult:
 
 
 @dataclass(frozen=True)
+class LayerRepair:
+    """What repair made of one layer, on held-back samples.
+
+    before, after: mean square error of what it makes, over the variance of what it made in the original.
+    how: "least squares", "bias", or "nothing" where neither came closer.
+    """
+
+    output: str
+    node: str
+    before: float
+    after: float
+    how: str
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What repair gained. before, after: the outputs' mean square error over their variance, on held-back samples.
+
+    samples: it learned from, or held back; stages: in which layers were solved. applied: False where it gained nothing.
+    """
+
+    layers: tuple[LayerRepair, ...]
+    samples: int
+    stages: int
+    before: float
+    after: float
+    applied: bool
+
+
+@dataclass(frozen=True)
 class Report:
     """The outcome of `analyze` (nothing written, no proof) and of `prune`.
 
     redrawn: the seed by which all weights were drawn anew after the proof, None when they were kept.
-    through_norm: whether normalisations may run over the kept channels only.
+    repair: what it gained, if it was asked for.
+    through_norm: whether normalisations may run over the kept channels only. responses: what was measured of layers.
     round_to: the multiple of channels that was measured to run fastest, None when it was not measured.
     """
 
@@ -78,7 +110,9 @@ class Report:
     proof: Proof | None = None
     output: Path | None = None
     redrawn: int | None = None
+    repair: Repair | None = None
     through_norm: bool = False
+    responses: Responses = PAPER
     round_to: int | None = None
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from samples import SETS
 
 import pfa_onnx
 from pfa_onnx.cli import main
@@ -71,6 +72,44 @@ def test_merged_shards_are_the_whole(whole, tmp_path, count, capsys):
     stats = ["analyze", str(MODEL), "--stats", str(tmp_path / "all.npz"), "--json", str(tmp_path / "r.json"), "-q"]
     assert main(stats) == 0
     assert layers((tmp_path / "r.json").read_text()) == layers(whole.with_suffix(".json").read_text())
+
+
+@pytest.fixture(scope="module", params=["tar", "parquet"])
+def boxes(request, tmp_path_factory):
+    """The sample's pictures in tar or Parquet files: what analyses them, and the statistics of all in one run."""
+    place = tmp_path_factory.mktemp("boxes")
+    pictures = sorted(IMAGES.rglob("*.png"))[::2]
+    data = SETS[request.param](place / "set", [(path.read_bytes(), path.parent.name) for path in pictures], 60)
+    command = ["analyze", str(MODEL), "--data", str(data), "--limit", "300", "-b", "7", "-q", "--save-stats"]
+    assert main([*command, str(place / "s.npz")]) == 0
+    return command, place / "s.npz"
+
+
+def test_shards_of_files_are_stretches_that_merge(boxes, tmp_path, capsys):
+    command, one = boxes
+    paths = [str(tmp_path / f"{index}.npz") for index in (1, 2, 3)]
+    for index, path in enumerate(paths, 1):
+        assert main([*command, path, "--shard", f"{index}/3"]) == 0
+    assert main(["merge", *paths, "-o", str(tmp_path / "all.npz")]) == 0
+    merged, whole = load_stats(tmp_path / "all.npz"), load_stats(one)
+    assert merged.samples == whole.samples == 300
+    for name, moments in whole.moments.items():
+        scale = np.abs(moments.m2).max()
+        np.testing.assert_allclose(merged.moments[name].m2, moments.m2, rtol=0, atol=1e-10 * scale)
+    capsys.readouterr()
+    assert main(["merge", paths[0], str(one), "-o", str(tmp_path / "b.npz")]) == 2
+    assert "shard 1/1 and shard 1/3 share samples" in capsys.readouterr().err
+    assert main(["merge", paths[0], paths[2], "-o", str(tmp_path / "b.npz")]) == 0
+    assert "shards are missing: 2/3" in capsys.readouterr().err
+
+
+def test_a_killed_run_over_files_goes_on(boxes, tmp_path):
+    command, one = boxes
+    path = tmp_path / "s.npz"
+    dead = run("-c", DIES, "17", *command, str(path))
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    assert main([*command, str(path), "--resume"]) == 0
+    assert path.read_bytes() == one.read_bytes()
 
 
 def test_a_missing_shard_is_told_and_one_too_many_refused(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from samples import SETS, tars_of
 
 import pfa_onnx
 from pfa_onnx.errors import DataError, UsageError
@@ -113,6 +116,59 @@ def test_what_a_worker_raises_arrives_as_it_is(two_workers, tmp_path):
     assert "load.py:4" in caught.value.at
 
 
+@pytest.mark.parametrize("kind", ["tar", "parquet", "file-tar", "file-parquet", "file-pictures"])
+def test_ray_data_reads_what_one_process_reads(two_workers, tmp_path, monkeypatch, kind):
+    """Broken samples included; an address stands for an object store."""
+    monkeypatch.setattr(cluster, "SAMPLES", 64)
+    files = sorted(IMAGES.rglob("*.png"))[::3]
+    contents = [(b"broken" if k % 50 == 7 else path.read_bytes(), path.parent.name) for k, path in enumerate(files)]
+    folder = SETS[kind.removeprefix("file-")](tmp_path / "set", contents, 60)
+    data = str(folder)
+    if kind.startswith("file-"):
+        pytest.importorskip("pyarrow")
+        data = folder.as_uri()
+    read = []
+    streamed = cluster.Streamed
+    monkeypatch.setattr(cluster, "Streamed", lambda *args: read.append(args[1]) or streamed(*args))
+    one, report, _ = measured(tmp_path, data, "one", None, limit=200)
+    two, again, _ = measured(tmp_path, data, "two", "local", limit=200)
+    alike(one, two)
+    assert read == [(1, 3), (2, 3), (3, 3)]
+    assert [layer.keep for layer in report.layers] == [layer.keep for layer in again.layers]
+    assert report.data.skipped
+    assert report.data.skipped == again.data.skipped
+    assert {part.data for part in two.parts} == {part.data for part in one.parts}
+    assert sum(len(part.rows) for part in two.parts) == 200
+    measured(tmp_path, data, "three", "local", limit=200)
+    assert (tmp_path / "two.npz").read_bytes() == (tmp_path / "three.npz").read_bytes()
+
+
+def test_many_files_are_looked_into_on_the_cluster(two_workers, tmp_path):
+    contents = [(path.read_bytes(), path.parent.name) for path in sorted(IMAGES.rglob("*.png"))[:80]]
+    folder = tars_of(tmp_path / "set", contents, 2)
+    one, _, _ = measured(tmp_path, str(folder), "one", None)
+    two, _, _ = measured(tmp_path, str(folder), "two", "local")
+    alike(one, two)
+    (folder / "0050.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(DataError, match="cannot read the tar file") as caught:
+        measured(tmp_path, str(folder), "x", "local")
+    assert caught.value.at == str(folder / "0050.tar")
+
+
+def test_what_a_reader_raises_arrives_as_it_is(two_workers, tmp_path):
+    """Pictures that do not fit the model: the first ones do, so that only readers see it."""
+    sizes = [28] * 150 + [20]
+    contents = []
+    for k, size in enumerate(sizes):
+        buffer = io.BytesIO()
+        Image.new("L", (size, size), k).save(buffer, "PNG")
+        contents.append((buffer.getvalue(), "x"))
+    folder = tars_of(tmp_path / "set", contents, 200)
+    with pytest.raises(DataError, match="images become 1x20x20 but input") as caught:
+        measured(tmp_path, str(folder), "x", "local", preprocess="raw", batch_size=4)
+    assert "0000.tar/0150" in caught.value.at
+
+
 def test_no_cluster_at_the_address(tmp_path):
     ray = pytest.importorskip("ray")
     if ray.is_initialized():
@@ -162,6 +218,57 @@ def test_a_node_that_dies_in_the_middle_changes_nothing(tmp_path, monkeypatch):
         alike(one, two)
         assert two.samples == 600
         assert sorted(part.index for part in two.parts) == list(range(1, 13))
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_node_that_dies_while_ray_data_reads_changes_nothing(tmp_path, monkeypatch, kind):
+    """Large pictures take long to decode; sessions and readers are on all three nodes, and one of these is killed."""
+    ray = pytest.importorskip("ray")
+    if ray.is_initialized():
+        ray.shutdown()
+    from ray.cluster_utils import Cluster
+
+    drawn = []
+    for k in range(12):
+        buffer = io.BytesIO()
+        noise = np.random.default_rng(k).integers(0, 256, (60, 60), np.uint8)
+        Image.fromarray(noise).resize((1800, 1800), Image.Resampling.NEAREST).save(buffer, "JPEG")
+        drawn.append((buffer.getvalue(), str(k % 3)))
+    folder = SETS[kind](tmp_path / "set", drawn * 20, 60)
+    monkeypatch.setattr(cluster, "SAMPLES", 24)
+    one, report, _ = measured(tmp_path, str(folder), "one", None)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        doomed = nodes.add_node(num_cpus=1)
+        nodes.add_node(num_cpus=1)
+        ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+        nodes.wait_for_nodes()
+        done, at_the_end, watch = [], [], cluster._watch
+
+        def kill_then_watch(ray, leaves, hooks):
+            def later():
+                ray.wait(leaves, num_returns=2, fetch_local=False)  # some are done, and others on their way
+                nodes.remove_node(doomed, allow_graceful=False)
+                done.append(len(ray.wait(leaves, num_returns=len(leaves), timeout=0, fetch_local=False)[0]))
+
+            killer = threading.Thread(target=later)
+            killer.start()
+            watch(ray, leaves, hooks)
+            killer.join()
+            at_the_end.append(len(leaves))
+
+        monkeypatch.setattr(cluster, "_watch", kill_then_watch)
+        two, again, _ = measured(tmp_path, str(folder), "two", nodes.address)
+        assert done[0] < at_the_end[0], "it was still running"
+        alike(one, two)
+        assert [layer.keep for layer in report.layers] == [layer.keep for layer in again.layers]
+        assert two.samples == 240
+        assert sorted((part.index, part.count) for part in two.parts) == [
+            (k, at_the_end[0]) for k in range(1, at_the_end[0] + 1)
+        ]
     finally:
         ray.shutdown()
         nodes.shutdown()

@@ -13,6 +13,7 @@ from pfa_onnx import __version__
 from pfa_onnx.cli import collect, files, params
 from pfa_onnx.cli.files import check_targets as refuse_targets
 from pfa_onnx.cli.terminal import Terminal, show, width_of
+from pfa_onnx.cli.variants import variants
 from pfa_onnx.errors import PfaError, UsageError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def default_output(model: Path) -> Path:
 @params.pictures
 @params.method
 @params.layers
+@variants
 @params.stats
 @params.shard
 @params.ray
@@ -169,6 +171,7 @@ def merge(files: tuple[Path, ...], output: Path, *, quiet: bool) -> int:
 @params.pictures
 @params.method
 @params.layers
+@variants
 @params.stats
 @params.ray
 @params.output
@@ -179,6 +182,7 @@ def prune(ctx: click.Context, /, model: Path, **given: Any) -> int:
     collect.require_data(given, also=("stats", "recipe"))
     collect.refuse_idle_flags(ctx, given)
     collect.check_recipe(ctx, given)
+    collect.check_repair(ctx, given)
     method = collect.chosen_method(given)
     output = given["output"] or default_output(model)
     if str(output) == "-":
@@ -200,6 +204,7 @@ def prune(ctx: click.Context, /, model: Path, **given: Any) -> int:
             init=given["init"],
             seed=given["seed"],
             prove=not given["no_proof"],
+            repair=given["repair"],
             hooks=terminal.hooks,
         )
     extra = "" if given["data"] is not None else f" --data {_source(report)}"

@@ -12,14 +12,17 @@ from click.core import ParameterSource
 
 from pfa_onnx.errors import UsageError
 from pfa_onnx.options import DataOptions, PlanOptions
+from pfa_onnx.responses import Responses
 
 if TYPE_CHECKING:
     from pfa_onnx.recipe import Method
 
 _METHODS = ("kl", "energy", "params", "macs", "latency", "uniform")
 _PICTURES = ("mean", "std", "scale", "size", "resize", "crop_pct", "channel_order", "layout", "interpolation")
+_LAYERS = ("include", "exclude", "round_to", "min_channels", "allow_few_samples", "through_norm")
+_VARIANTS = ("pool", "tap", "divergence", "mapping", "couple", "shrink")
 _GATES = ("min_agreement", "min_cosine", "max_params", "max_macs", "max_latency")
-_KINDS = "--data with a folder of images, FILE.npy, FILE.npz or loader.py:function"
+_KINDS = "--data with a folder of images, .tar or .parquet files, FILE.npy, FILE.npz or loader.py:function"
 
 Given = Mapping[str, Any]
 
@@ -43,13 +46,13 @@ def data_options(given: Given) -> DataOptions:
         providers=given["providers"],
         shard=given.get("shard") or (1, 1),
         ray=given.get("ray"),
+        responses=Responses(pool=given.get("pool", "max"), tap=given.get("tap", "layer")),
     )
 
 
 def plan_options(given: Given) -> PlanOptions:
     """Return which layers may lose channels."""
-    names = ("include", "exclude", "round_to", "min_channels", "allow_few_samples", "through_norm")
-    return PlanOptions(**{name: given[name] for name in names})
+    return PlanOptions(**{name: given[name] for name in _LAYERS})
 
 
 def methods(given: Given) -> list[str]:
@@ -58,18 +61,19 @@ def methods(given: Given) -> list[str]:
 
 
 def chosen_method(given: Given) -> Method | None:
-    """Return the one method that was asked for, or None; --select alone goes with the number that KL asks for."""
+    """Return the one method that was asked for, or None; --select and its kin alone go with what KL asks for."""
     asked = methods(given)
     if len(asked) > 1:
         raise UsageError(f"{' and '.join(map(typed, asked))} are different methods", fix="give one of them")
-    if not asked and given["select"] == "pfa":
-        return None
-    from pfa_onnx.recipe import Method  # noqa: PLC0415  it imports numpy, and --help must not wait for that
+    from pfa_onnx.recipe import VARIANTS, Method  # noqa: PLC0415  it imports numpy, and --help must not wait for that
 
+    variants = {name: given[name] for name in VARIANTS}
+    if not asked and given["select"] == "pfa" and not Method("kl", **variants).variants:
+        return None
     name: Any = asked[0] if asked else "kl"
     field = {"kl": None, "energy": "tau", "uniform": "ratio"}.get(name, "target")
     number = {field: given[name]} if field else {}
-    return Method(name=name, select=given["select"], seed=given["seed"], **number)
+    return Method(name=name, select=given["select"], seed=given["seed"], **number, **variants)
 
 
 def gates(given: Given) -> dict[str, float]:
@@ -90,7 +94,7 @@ def require_data(given: Given, *, also: tuple[str, ...] = ()) -> None:
             "no data: the answer comes from how the model responds to real inputs, and those are never invented",
             fix=f"give {_KINDS}{others}",
         )
-    if given.get("stats") and given["data"] is not None:
+    if given.get("stats") and given["data"] is not None and not _reads_again(given):
         raise UsageError("--stats takes the place of --data", fix="give one of them")
 
 
@@ -156,7 +160,7 @@ def check_recipe(ctx: click.Context, given: Given) -> None:
         raise UsageError(
             f"--recipe says which channels stay, and so does {(asked or ['--select'])[0]}", fix="give one of them"
         )
-    for name in ("include", "exclude", "round_to", "min_channels", "allow_few_samples", "through_norm"):
+    for name in (*_LAYERS, *_VARIANTS):
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise UsageError(f"--recipe says which channels stay, {typed(name)} cannot", fix="give one of them")
     if source and given["no_proof"]:
@@ -166,6 +170,24 @@ def check_recipe(ctx: click.Context, given: Given) -> None:
             "a recipe alone proves nothing: the proof needs inputs",
             fix="give --data or --stats, or accept an unproven model with --no-proof",
         )
+
+
+def check_repair(ctx: click.Context, given: dict[str, Any]) -> None:
+    """Refuse a repair of weights that are drawn anew, or without inputs; it chooses channels by what it can make up."""
+    if _reads_again(given) and given["data"] is None:
+        flag = "--repair" if given["repair"] else "--select reconstruct"
+        raise UsageError(f"{flag} runs the model on inputs: what statistics hold is not enough", fix="add --data")
+    if not given["repair"]:
+        return
+    if given["init"] == "scratch":
+        raise UsageError("--repair solves the weights that --init scratch throws away", fix="give one of them")
+    if given["recipe"] is None and ctx.get_parameter_source("select") != ParameterSource.COMMANDLINE:
+        given["select"] = "reconstruct"
+
+
+def _reads_again(given: Given) -> bool:
+    """Whether more is asked for than the statistics hold."""
+    return bool(given.get("repair")) or given.get("select") == "reconstruct"
 
 
 # --- the command to type next ---

@@ -121,7 +121,10 @@ _STATS, _REPORT = "Statistics", "Reports"
 
 data = _together(
     _option(
-        "--data", section=_DATA, metavar="DATA", help="Folder of images, FILE.npy, FILE.npz or loader.py:function."
+        "--data",
+        section=_DATA,
+        metavar="DATA",
+        help="Folder of images, .tar or .parquet files, FILE.npy, FILE.npz or loader.py:function; or s3://...",
     ),
     _option("--limit", section=_DATA, type=click.IntRange(1), metavar="N", help="Use N samples, evenly spaced."),
     _option("-b", "--batch-size", section=_DATA, type=click.IntRange(1), metavar="N", help="Samples in one run."),
@@ -175,10 +178,11 @@ layers = _together(
     _option(
         "--select",
         section=_LAYERS,
-        type=click.Choice(["pfa", "l1", "l2", "random"]),
+        type=click.Choice(["pfa", "l1", "l2", "bn", "wanda", "reconstruct", "random"]),
         default="pfa",
         show_default=True,
-        help="Which channels go: the most correlated, the smallest weights, or any.",
+        help="Which channels go: the most correlated, those of the smallest weights (l1, l2), BatchNormalization "
+        "scales (bn) or weights times inputs (wanda), what others make up for (reconstruct), or any.",
     ),
     _option("--seed", section=_LAYERS, type=int, default=0, show_default=True, metavar="N", help="For what is random."),
     _option("--include", section=_LAYERS, multiple=True, metavar="GLOB", help="Only these layers; repeatable."),
@@ -269,6 +273,12 @@ output = _together(
         default="keep",
         show_default=True,
         help="Keep the surviving weights, or draw new ones.",
+    ),
+    _option(
+        "--repair",
+        section="Output",
+        is_flag=True,
+        help="Solve the surviving weights anew, from the inputs alone; goes with --select reconstruct.",
     ),
     _option("--no-proof", section="Output", is_flag=True, help="With --recipe alone: write without proving."),
 )

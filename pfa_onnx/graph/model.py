@@ -98,6 +98,11 @@ class Graph:
             self._folded[str(out.name)] = result
         return self._folded[name]
 
+    def forget(self) -> None:
+        """Fold constants anew: one of them was changed."""
+        self._folded.clear()
+        self.__dict__.pop("constants", None)
+
     def shape_of(self, value: ir.Value, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
         """Return a constant's shape without reading its data where that is possible."""
         tensor = value.const_value

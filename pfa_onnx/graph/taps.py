@@ -7,8 +7,9 @@ as soon as it is pooled (a test guards it; nothing depends on it for correctness
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 import onnx_ir as ir
@@ -16,9 +17,15 @@ from onnx import helper
 
 from pfa_onnx.graph import protos
 from pfa_onnx.graph.model import Graph
+from pfa_onnx.graph.pools import POSITIONS, mean_nodes, position_nodes, square_nodes
+from pfa_onnx.responses import Pool
 
 if TYPE_CHECKING:
+    from pfa_onnx.graph.norms import Operand
     from pfa_onnx.graph.trace import Traced
+
+Pooling = Literal["global", "reduce", "tiled"]  # operators that pool alike, to the last bit
+TILE = 8  # of "tiled": 8 x 8 positions first, then what is left
 
 _NO_TENSOR = {
     "SequenceEmpty", "SequenceConstruct", "SequenceInsert", "SequenceErase", "SplitToSequence", "SequenceMap",
@@ -57,27 +64,85 @@ def _is_sequence(value: ir.Value) -> bool:
     return told or any(use.node.op_type in _READ_SEQUENCES and use.idx == 0 for use in value.uses())
 
 
-def tapped(graph: Graph, layers: Sequence[Traced]) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """Return a copy that gives every layer's pooled response, [rows, C], and {layer output: its output name}.
+@dataclass(frozen=True)
+class Tapping:
+    """How responses are taken; the default is the paper's way.
 
-    Nothing behind the last measured layer is left in it.
+    poolings: by which operators the maximum is taken, by layer output. points: the tensors that are measured in place
+    of the layers' outputs. operands: what layers read, of which the mean squares are wanted too. samples: that the
+    layers' shapes are of.
     """
+
+    poolings: Mapping[str, Pooling] = field(default_factory=dict)
+    pool: Pool = "max"
+    points: Mapping[str, str] = field(default_factory=dict)
+    operands: Mapping[str, Operand] = field(default_factory=dict)
+    samples: int = 1
+
+
+def tapped(
+    graph: Graph, layers: Sequence[Traced], how: Tapping | None = None
+) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return a copy that gives every layer's response, [rows, C], and {layer output: its output name}.
+
+    The mean squares of what a layer reads are in `squares_tap` of that name. Nothing behind the last measured layer is
+    left in the copy.
+    """
+    how = how or Tapping()
     proto = protos.to_proto(graph.model)
     taps = {traced.layer.output: f"pfa_onnx/response/{k}" for k, traced in enumerate(layers)}
-    pooled = [_pool(traced, taps[traced.layer.output], graph.opset) for traced in layers]
-    drop_unread(proto, taps)
-    for nodes in reversed(pooled):
-        proto.graph.node.extend(nodes)
-    _outputs(proto, [onnx.ValueInfoProto(name=tap) for tap in taps.values()])
+    nodes = [_tap_nodes(traced, taps[traced.layer.output], graph.opset, how) for traced in layers]
+    drop_unread(proto, [how.points.get(output, output) for output in taps])
+    for some in reversed(nodes):
+        proto.graph.node.extend(some)
+    squares = [squares_tap(taps[output]) for output in how.operands]
+    _outputs(proto, [onnx.ValueInfoProto(name=tap) for tap in (*taps.values(), *squares)])
     return proto, taps
 
 
-def _pool(traced: Traced, tap: str, opset: int) -> list[onnx.NodeProto]:
-    """Pool over all axes but samples and channels (paper, section 3.1: spatial max-pooling)."""
-    source, rank, axis = traced.layer.output, len(traced.shape), traced.axis
-    if axis == 1 and rank > 2:
+def squares_tap(tap: str) -> str:
+    """Return the name of the output that has the mean squares of what a layer reads."""
+    return f"{tap}/input"
+
+
+def _tap_nodes(traced: Traced, tap: str, opset: int, how: Tapping) -> list[onnx.NodeProto]:
+    output, rank, axis = traced.layer.output, len(traced.shape), traced.axis
+    source, nodes = how.points.get(output, output), []
+    operand = how.operands.get(output)
+    if operand is not None:
+        nodes = square_nodes(operand.tensor, squares_tap(tap), len(operand.shape), operand.axis, opset)
+    if how.pool == "mean" and axis:
+        return [*nodes, *mean_nodes(source, tap, rank, axis, opset)]
+    if how.pool == "positions" and axis:
+        rows = max(1, POSITIONS * how.samples // max(1, traced.shape[0]))  # a sample's windows share its rows
+        return [*nodes, *position_nodes(source, tap, traced.shape, axis, rows)]
+    return [*nodes, *pool_nodes(source, tap, rank, axis, opset, pooling=how.poolings.get(output, "global"))]
+
+
+def showing(model: ir.Model, names: Sequence[str]) -> onnx.ModelProto:
+    """Return a copy whose outputs are these tensors, and that computes nothing else."""
+    proto = protos.to_proto(model)
+    drop_unread(proto, names)
+    _outputs(proto, [onnx.ValueInfoProto(name=name) for name in names])
+    return proto
+
+
+def pool_nodes(
+    source: str, tap: str, rank: int, axis: int, opset: int, *, pooling: Pooling = "global"
+) -> list[onnx.NodeProto]:
+    """Return nodes that pool over all axes but samples and channels (paper, section 3.1: spatial max-pooling).
+
+    "global" and "tiled" are for channels on axis 1; elsewhere it is a reduction in any case.
+    """
+    if axis == 1 and rank > 2 and pooling != "reduce":
+        nodes: list[onnx.NodeProto] = []
+        if pooling == "tiled":
+            sides = [TILE] * (rank - 2)
+            how: dict[str, Any] = {"kernel_shape": sides, "strides": sides, "ceil_mode": 1}
+            nodes = [helper.make_node("MaxPool", [source], [f"{tap}/tiles"], name=f"{tap}/tile", **how)]
+            source = f"{tap}/tiles"
         pool = helper.make_node("GlobalMaxPool", [source], [f"{tap}/pooled"], name=f"{tap}/pool")
-        return [pool, helper.make_node("Flatten", [f"{tap}/pooled"], [tap], name=tap, axis=1)]
+        return [*nodes, pool, helper.make_node("Flatten", [f"{tap}/pooled"], [tap], name=tap, axis=1)]
     axes = [a for a in range(1, rank) if a != axis]
     if not axes:
         return [helper.make_node("Identity", [source], [tap], name=tap)]

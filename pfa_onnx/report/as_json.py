@@ -14,6 +14,7 @@ from typing import Any
 from pfa_onnx import __version__
 from pfa_onnx.recipe import Method, Proof
 from pfa_onnx.report import words
+from pfa_onnx.responses import PAPER
 from pfa_onnx.results import CheckReport, DataInfo, LayerResult, ModelInfo, Report
 
 SCHEMA = 1
@@ -58,6 +59,7 @@ def _report(report: Report) -> dict[str, Any]:
         "method": method_fields(report.method),
         "through_norm": report.through_norm,
         **({} if report.round_to is None else {"round_to": report.round_to}),
+        **({} if report.responses == PAPER else {"responses": report.responses.variants}),
         "layers": [_layer(layer) for layer in report.layers],
         "after": None if report.after is None else asdict(report.after),
         "proof": None if proof is None else _proof(proof),
@@ -93,7 +95,7 @@ def method_fields(method: Method) -> dict[str, Any]:
         fields["select"] = method.select
     if method.select == "random":
         fields["seed"] = method.seed
-    return fields
+    return fields | method.variants
 
 
 def _layer(layer: LayerResult) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pfa_onnx.recipe import Method, Proof, Size
 from pfa_onnx.report import numbers
+from pfa_onnx.responses import PAPER, Responses
 from pfa_onnx.results import CheckReport, DataInfo, Gate, ModelInfo, Report
 
 # a gate's name without its prefix -> the metric it looks at
@@ -36,11 +37,13 @@ def clean(name: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
-def flags(method: Method) -> str:
-    """Return the method as it is typed on the command line."""
+def flags(method: Method, responses: Responses = PAPER) -> str:
+    """Return the method as it is typed on the command line, with what was measured otherwise than in the paper."""
     value = {"energy": method.tau, "uniform": method.ratio}.get(method.name, method.target)
     typed = f"--{method.name}" if method.name == "kl" or value is None else f"--{method.name} {value:g}"
-    return typed if method.select == "pfa" else f"{typed} --select {method.select}"
+    chosen = {} if method.select == "pfa" else {"select": method.select}
+    measured = {name: value for name, value in responses.variants.items() if name in {"pool", "tap"}}
+    return " ".join([typed, *(f"--{name} {value}" for name, value in (chosen | method.variants | measured).items())])
 
 
 def model_line(model: ModelInfo, between: str = "   ") -> str:
@@ -79,11 +82,10 @@ def preprocess(data: DataInfo) -> Mapping[str, Any]:
 def kept(report: Report) -> str:
     """Return how many channels stay, in one sentence."""
     share = numbers.change(report.channels, report.kept)
+    typed = flags(report.method, report.responses)
     found = report.method.name in ("params", "macs", "latency") and report.method.tau is not None
     tau = f" (energy {report.method.tau:.5g})" if found else ""
-    return (
-        f"{flags(report.method)}{tau} keeps {report.kept:,} of {report.channels:,} channels ({share}){_widths(report)}"
-    )
+    return f"{typed}{tau} keeps {report.kept:,} of {report.channels:,} channels ({share}){_widths(report)}"
 
 
 def _widths(report: Report) -> str:

@@ -9,36 +9,19 @@ exactly, so shards of the data can be measured apart.
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from pfa_onnx.errors import DataError
+from pfa_onnx.stats.threads import one_blas_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pfa_onnx.recipe import Floats
 
 BLOCK = 512  # rows per product: the cost per row falls 16-fold from 8 rows to 512, and flattens there
-
-
-@cache
-def _thread_pools() -> ThreadpoolController:
-    # Looking the libraries up costs a millisecond, setting their limit a microsecond.
-    return ThreadpoolController()
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Keep BLAS and LAPACK on one thread: on a busy machine their spinning threads cost 2 to 150 times."""
-    with _thread_pools().limit(limits=1, user_api="blas"):
-        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +126,11 @@ class Accumulator:
             if self._filled == BLOCK:
                 self._flush()
 
+    def absorb(self, moments: Moments) -> None:
+        """Take in rows that were added up elsewhere."""
+        self._refuse_infinite(np.isfinite(moments.mean) & np.isfinite(np.diagonal(moments.m2)))
+        self._seen = Moments.merge(self._seen, moments)
+
     def moments(self) -> Moments:
         """Return the moments of all rows so far; more rows may follow."""
         self._flush()
@@ -179,11 +167,12 @@ class Accumulator:
                 at=self._name,
                 fix="leave the layer out with --exclude",
             )
-        finite = np.isfinite(rows)
+        self._refuse_infinite(np.isfinite(rows).all(axis=0))
+
+    def _refuse_infinite(self, finite: npt.NDArray[np.bool_]) -> None:
         if not finite.all():
-            channel = int(np.argmin(finite.all(axis=0)))
             raise DataError(
-                f"a response is NaN or infinite (channel {channel})",
+                f"a response is NaN or infinite (channel {int(np.argmin(finite))})",
                 at=self._name,
                 fix="look for NaN in the inputs; if the model is float16, calibrate its float32 original",
             )

@@ -1,6 +1,7 @@
 """Calibration data as batches, whatever it comes from.
 
-    image folder | FILE.npy | FILE.npz | file.py:function | mapping | array | callable | iterable | get_next()
+    folder of images, .tar or .parquet files | FILE.npy | FILE.npz | file.py:function
+    mapping | array | callable | iterable | get_next()
 
 The first axis of every array is the sample. A data set can be read again and again, yields the same
 samples every time, from any of them on, and never holds more than a few batches (a .npy file is mapped, a .npz is
@@ -21,9 +22,9 @@ import numpy.typing as npt
 
 from pfa_onnx.errors import DataError, UsageError
 from pfa_onnx.stats.conform import conform
-from pfa_onnx.stats.imageplan import fit
 from pfa_onnx.stats.parts import LOOKS, WHOLE, Part, Shard, array_bytes, check_shard, choose, digest, spread
-from pfa_onnx.stats.preprocess import Preprocess, make_preprocess
+from pfa_onnx.stats.preprocess import Preprocess
+from pfa_onnx.stats.store import Each, in_threads, is_address
 
 if TYPE_CHECKING:
     from pfa_onnx.recipe import InputSpec
@@ -33,7 +34,7 @@ Data = str | Path | Mapping[str, Any] | Array | Callable[[], Any] | Iterable[Any
 
 UNNAMED = ""  # the key of an array that came alone
 LABELS_KEY = "labels"  # in a .npz or mapping, when no input has this name
-KINDS = "a folder of images, FILE.npy, FILE.npz or loader.py:function"
+KINDS = "a folder of images, .tar or .parquet files, FILE.npy, FILE.npz or loader.py:function"
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,17 @@ class Dataset(ABC):
     """Samples to measure a model with.
 
     source: what the report calls it. count: samples chosen, None when only reading tells.
-    classes: all label names, sorted, of the whole source. skipped: (name, why) of the last pass.
+    skipped: (name, why) of the last pass.
     """
 
     source: str
     count: int | None = None
-    classes: tuple[str, ...] = ()
     skipped: Sequence[tuple[str, str]] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All label names that are known, sorted."""
+        return ()
 
     @abstractmethod
     def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
@@ -109,11 +114,15 @@ class ArrayData(Dataset):
         if total == 0:
             raise DataError("there are no samples", at=source, fix=f"give {KINDS}")
         self._labels = None if labels is None else tuple(str(label) for label in labels.ravel())
-        self.classes = tuple(sorted(set(self._labels or ())))
         self._total = total
         self._rows = choose(total, limit, shard)
         self.count = len(self._rows)
         refuse_empty(self)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All labels."""
+        return tuple(sorted(set(self._labels or ())))
 
     def part(self) -> Part:
         """Know the data by its shapes and a few of its rows."""
@@ -144,18 +153,22 @@ def open_data(
     preprocess: Preprocess | str = "auto",
     limit: int | None = None,
     shard: Shard = WHOLE,
+    each: Each = in_threads,
 ) -> Dataset:
     """Return the data set for a model with these inputs.
 
     preprocess: for pictures only. limit: at most so many samples, evenly spaced over a folder or an array;
-    the first ones of a function or an iterable. shard: (i, n), every n-th of these from the i-th on.
+    the first ones of a function or an iterable. shard: (i, n), every n-th of these from the i-th on, of samples in
+    .tar or .parquet files the i-th of n stretches. each: how many files are looked into, see `open_files`.
     Raises DataError or UsageError when the data cannot be opened or cannot fit.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is {limit}", fix="give a number of samples, 1 or more")
     check_shard(shard)
+    if isinstance(data, Dataset):
+        return data
     if isinstance(data, str | Path):
-        return _open_path(str(data), inputs, preprocess, limit, shard)
+        return _open_path(str(data), inputs, preprocess, each, limit=limit, shard=shard)
     if isinstance(data, Mapping):
         return ArrayData(data, inputs, source="arrays", limit=limit, shard=shard)
     if isinstance(data, np.ndarray):
@@ -204,7 +217,13 @@ def rebatch(pieces: Iterable[Batch], size: int) -> Iterator[Batch]:
 
 
 def _open_path(
-    data: str, inputs: Sequence[InputSpec], preprocess: Preprocess | str, limit: int | None, shard: Shard
+    data: str,
+    inputs: Sequence[InputSpec],
+    preprocess: Preprocess | str,
+    each: Each,
+    *,
+    limit: int | None,
+    shard: Shard,
 ) -> Dataset:
     path = Path(data)
     script, _, function = data.rpartition(":")
@@ -212,25 +231,15 @@ def _open_path(
         from pfa_onnx.stats.stream import open_script  # noqa: PLC0415
 
         return open_script(script, function, inputs, limit=limit, shard=shard)
-    if not path.exists():
+    if not path.exists() and not is_address(data):
         raise DataError(f"no such file or folder: {data}", at="--data", fix=f"give {KINDS}")
-    if path.suffix.lower() in (".npy", ".npz"):
+    if path.suffix.lower() in (".npy", ".npz") and path.exists():
         return ArrayData(_load(path), inputs, source=data, limit=limit, shard=shard)
     if path.suffix == ".py":
         raise UsageError(f"{data} does not say which function to call", at="--data", fix=f"use {data}:function")
-    from pfa_onnx.stats.images import ImageFolder, picture_endings  # noqa: PLC0415 - brings Pillow
+    from pfa_onnx.stats.sources import open_files  # noqa: PLC0415 - brings Pillow
 
-    if path.is_file() and path.suffix.lower() not in picture_endings():
-        raise DataError(f"cannot tell what {data} is", at="--data", fix=f"give {KINDS}")
-    if len(inputs) != 1:
-        names = ", ".join(repr(spec.name) for spec in inputs)
-        raise DataError(
-            f"images feed one input, the model has {len(inputs)}: {names}",
-            at=data,
-            fix="give FILE.npz or loader.py:function",
-        )
-    chosen = preprocess if isinstance(preprocess, Preprocess) else make_preprocess(preprocess)
-    return ImageFolder(path, fit(chosen, inputs[0]), source=data, limit=limit, shard=shard)
+    return open_files(data, inputs, preprocess=preprocess, limit=limit, shard=shard, each=each)
 
 
 def _take(array: Array, rows: Sequence[int]) -> Array:

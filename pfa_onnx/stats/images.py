@@ -1,4 +1,4 @@
-"""A folder of pictures as a data set: listed, decoded in threads, prepared by an `ImagePlan`.
+"""Pictures: those of a folder, listed, and any picture, decoded and prepared by an `ImagePlan`.
 
 Pillow is what most models were trained with (torchvision, timm, Hugging Face), its bilinear filter is
 antialiased, and it raises on a truncated file where others return half a picture.
@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import csv
 import os
-from bisect import bisect_right
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from itertools import islice
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from pfa_onnx.errors import DataError
-from pfa_onnx.stats.data import Batch, Dataset, rebatch, refuse_empty
-from pfa_onnx.stats.parts import LOOKS, WHOLE, Part, Shard, choose, digest, spread
+from pfa_onnx.stats.parts import LOOKS, digest, spread
+from pfa_onnx.stats.records import Index, Record
+from pfa_onnx.stats.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
     from PIL import Image
 
     from pfa_onnx.stats.imageplan import ImagePlan
@@ -35,109 +34,88 @@ _LABELS_HEADER = {"file", "filename", "file_name", "image", "name", "path"}
 # formats that Pillow only identifies, or opens by starting another program
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _PAD_PIXEL = 114  # the letterbox grey of the YOLO family
-_AHEAD = 2  # batches that may be decoded before they are asked for
 
 
-class ImageFolder(Dataset):
+class ImageFolder(Index):
     """Pictures below a folder, in the order of their relative paths, or a single picture.
 
     The label of a picture is its line in labels.csv, else its first sub-folder when all pictures lie in at
-    least two of them. A picture that cannot be decoded is skipped and listed in `skipped`.
+    least two of them.
     """
 
-    def __init__(
-        self, path: Path, plan: ImagePlan, *, source: str, limit: int | None = None, shard: Shard = WHOLE
-    ) -> None:
-        self.source = source
-        self.skipped: list[tuple[str, str]] = []
-        self._plan = plan
-        self._root = path.parent if path.is_file() else path
-        names = [path.name] if path.is_file() else list_pictures(path)
-        if not names:
-            raise DataError(
-                f"no images in {source}",
-                at=source,
-                fix="give a folder of images, FILE.npy, FILE.npz or loader.py:function",
-            )
-        labels = {} if path.is_file() else _labels(self._root, names)
-        self.classes = tuple(sorted(set(labels.values())))
-        self._names = [names[index] for index in choose(len(names), limit, shard)]
-        self._labels = labels
-        self.count = len(self._names)
-        refuse_empty(self)
-        self._whole = Part(digest(*map(os.fsencode, names)), len(names), limit, *shard)
-        self._looks = [names[index] for index in spread(len(names), LOOKS)]
+    stretches = False
 
-    def part(self) -> Part:
+    def __init__(self, store: Store, names: Sequence[str], *, alone: bool = False) -> None:
+        self._store, self._names = store, names
+        self._labels = {} if alone else _labels(store, names)
+        self.starts = (0, len(names))
+
+    def unit(self, where: int, rows: Sequence[int]) -> Pictures:
+        """Name some pictures."""
+        del where
+        names = tuple(self._names[row] for row in rows)
+        return Pictures(self._store, names, tuple(self._labels.get(name) for name in names))
+
+    def find(self, name: str) -> int:
+        """Find it in the sorted list."""
+        return bisect_left(self._names, name)
+
+    def looks(self) -> Iterator[bytes]:
         """Know the pictures by all their names, and the bytes of a few."""
-        contents = [_bytes_of(self._root / name) for name in self._looks]
-        return replace(self._whole, data=digest(b"images", self._whole.data.encode(), *contents))
+        yield from (b"images", digest(*map(os.fsencode, self._names)).encode())
+        for row in spread(len(self._names), LOOKS):
+            try:
+                yield self._store.read(self._names[row])
+            except OSError:
+                yield b""
 
-    def position(self, seen: int, last: str) -> int:
-        """Count those that could not be read, too."""
-        del seen
-        return bisect_right(self._names, last)
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of all sub-folders, or of all labels in labels.csv."""
+        return tuple(sorted(set(self._labels.values())))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Some pictures of a folder."""
+
+    store: Store
+    names: tuple[str, ...]
+    labels: tuple[str | None, ...]
+
+    def records(self) -> Iterator[Record]:
+        """Read each when it is its turn."""
+        for name, label in zip(self.names, self.labels, strict=True):
+            if self.store.remote:
+                yield Record(name, label, partial(self.store.read, name))
+            else:
+                path = Path(self.store.root) / name
+                yield Record(name, label, partial(Path, path), place=str(path))
+
+
+@dataclass(frozen=True)
+class PictureDecoder:
+    """Records that are pictures: the bytes of a file, or its path."""
+
+    plan: ImagePlan
+    noun: str = "images"
+
+    def open(self, raw: Path | bytes) -> Image.Image:
+        """Decode."""
+        return decode(BytesIO(raw) if isinstance(raw, bytes) else raw, self.plan.channels)
+
+    def fit(self, opened: Image.Image, name: str) -> Mapping[str, npt.NDArray[Any]]:
+        """Resize and scale."""
+        return {self.plan.spec.name: apply(self.plan, opened, name=name)[None]}
 
     def describe(self) -> dict[str, Any]:
-        """Return the source, the number of pictures and the preprocessing that applies."""
-        return super().describe() | {"preprocess": self._plan.describe()}
-
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
-        """Yield prepared pictures; raises DataError for one that does not fit, or when none can be read."""
-        return rebatch(self._decoded(batch_size, self._names[start:]), batch_size)
-
-    def _decoded(self, batch_size: int, names: list[str]) -> Iterator[Batch]:
-        self.skipped = []
-        name = self._plan.spec.name
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
-            try:
-                for file, result in _ahead(pool, self._load, names, _AHEAD * batch_size):
-                    if isinstance(result, str):
-                        self.skipped.append((file, result))
-                    else:
-                        yield Batch({name: result[None]}, (file,), (self._labels.get(file),))
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-        if names and len(self.skipped) == len(self._names):
-            file, why = self.skipped[0]
-            raise DataError(
-                f"none of {len(self._names)} images can be read, the first: {why}", at=f"{self.source}, {file}"
-            )
-
-    def _load(self, file: str) -> npt.NDArray[Any] | str:
-        """Return the prepared sample, or why the picture cannot be read."""
-        try:
-            image = decode(self._root / file, self._plan.channels)
-        except Exception as error:  # noqa: BLE001 - decoders raise anything on a broken file, and one must not stop a run
-            return f"{type(error).__name__}: {error}".replace(str(self._root / file), file)
-        return apply(self._plan, image, name=file)
-
-
-def _ahead(pool: ThreadPoolExecutor, load: Any, names: Iterable[str], depth: int) -> Iterator[tuple[str, Any]]:
-    """Yield (name, loaded) in order while at most `depth` later ones are being loaded."""
-    rest = iter(names)
-    waiting: deque[tuple[str, Future[Any]]] = deque()
-    for name in rest:
-        waiting.append((name, pool.submit(load, name)))
-        if len(waiting) > depth:
-            break
-    while waiting:
-        name, future = waiting.popleft()
-        yield name, future.result()
-        waiting.extend((later, pool.submit(load, later)) for later in islice(rest, 1))
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+        """Return the preprocessing that applies."""
+        return {"preprocess": self.plan.describe()}
 
 
 # --- one picture ---
 
 
-def decode(path: Path, channels: int) -> Image.Image:
+def decode(file: Path | BinaryIO, channels: int) -> Image.Image:
     """Open a picture as grey, RGB or RGBA (1, 3 or 4 channels), upright by its EXIF orientation.
 
     Transparency is flattened on white. 16-bit grey is scaled to 0..255, which Pillow alone would clip.
@@ -145,7 +123,7 @@ def decode(path: Path, channels: int) -> Image.Image:
     """
     from PIL import Image, ImageOps  # noqa: PLC0415 - slow, and --help does not need it
 
-    with Image.open(path) as opened:
+    with Image.open(file) as opened:
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I"):
             deep = np.asarray(image)
@@ -227,23 +205,6 @@ def _check_size(plan: ImagePlan, got: tuple[int, ...], name: str) -> None:
 # --- the folder ---
 
 
-def list_pictures(folder: Path) -> list[str]:
-    """Return the relative paths (with /) of all pictures below a folder, sorted; hidden files are left out."""
-    endings = picture_endings()
-    found: list[str] = []
-    seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        pictures = (name for name in files if not name.startswith(".") and Path(name).suffix.lower() in endings)
-        found += [(Path(root) / name).relative_to(folder).as_posix() for name in pictures]
-    return sorted(found)
-
-
 def picture_endings() -> frozenset[str]:
     """Return the file name endings, in lower case with the dot, that Pillow can decode."""
     from PIL import Image  # noqa: PLC0415
@@ -252,27 +213,30 @@ def picture_endings() -> frozenset[str]:
     return frozenset(end for end, name in formats.items() if name in Image.OPEN and name not in _NOT_PICTURES)
 
 
-def _labels(root: Path, names: list[str]) -> Mapping[str, str]:
-    table = root / LABELS_FILE
-    if table.is_file():
-        return _labels_from_table(table, names)
-    first = {name: name.split("/")[0] for name in names if "/" in name}
-    # one sub-folder, or loose pictures beside some, is an arrangement and not a classification
-    return first if len(first) == len(names) and len(set(first.values())) > 1 else {}
+def _labels(store: Store, names: Sequence[str]) -> Mapping[str, str]:
+    try:
+        table = store.read(LABELS_FILE)
+    except FileNotFoundError:
+        first = {name: name.split("/")[0] for name in names if "/" in name}
+        # one sub-folder, or loose pictures beside some, is an arrangement and not a classification
+        return first if len(first) == len(names) and len(set(first.values())) > 1 else {}
+    except OSError as error:
+        raise DataError(f"cannot read the labels: {error}", at=store.place(LABELS_FILE)) from error
+    return _labels_from_table(table, names, store.place(LABELS_FILE))
 
 
-def _labels_from_table(table: Path, names: list[str]) -> Mapping[str, str]:
+def _labels_from_table(table: bytes, names: Sequence[str], place: str) -> Mapping[str, str]:
     rows: dict[str, str] = {}
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            for number, row in enumerate(csv.reader(file), start=1):
-                cells = [cell.strip() for cell in row]
-                if not any(cells) or (number == 1 and cells[0].lower() in _LABELS_HEADER):
-                    continue
-                if len(cells) != 2:
-                    raise DataError(f"{len(cells)} columns, expected file,label", at=f"{table}:{number}")
-                rows[cells[0].replace("\\", "/").removeprefix("./")] = cells[1]
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"cannot read the labels: {error}", at=str(table)) from error
+        lines = StringIO(table.decode("utf-8-sig"), newline="")
+        for number, row in enumerate(csv.reader(lines), start=1):
+            cells = [cell.strip() for cell in row]
+            if not any(cells) or (number == 1 and cells[0].lower() in _LABELS_HEADER):
+                continue
+            if len(cells) != 2:
+                raise DataError(f"{len(cells)} columns, expected file,label", at=f"{place}:{number}")
+            rows[cells[0].replace("\\", "/").removeprefix("./")] = cells[1]
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"cannot read the labels: {error}", at=place) from error
     by_name = {name: rows.get(name, rows.get(name.rsplit("/", 1)[-1])) for name in names}
     return {name: label for name, label in by_name.items() if label is not None}

@@ -63,6 +63,8 @@ def merge_two(one: StatsFile, other: StatsFile, at: str | None = None) -> StatsF
         moments={name: Moments.merge(moments, other.moments[name]) for name, moments in one.moments.items()},
         inputs=one.inputs or other.inputs,
         parts=tuple(sorted((*one.parts, *other.parts), key=lambda part: part.key)) if one.parts and other.parts else (),
+        eigenvalues={},
+        squares={name: squares + other.squares[name] for name, squares in one.squares.items() if name in other.squares},
     )
 
 
@@ -99,6 +101,8 @@ def _refuse_different(one: StatsFile, other: StatsFile, at: str | None) -> None:
 def _differences(one: StatsFile, other: StatsFile) -> Iterator[str]:
     if one.model_sha256 != other.model_sha256:
         yield f"different models: sha256 {one.model_sha256[:12]} and {other.model_sha256[:12]}"
+    if one.responses != other.responses:
+        yield f"different responses: {one.responses.flags} and {other.responses.flags}"
     if set(one.moments) != set(other.moments):
         name = min(set(one.moments) ^ set(other.moments))
         yield f"different layers: only one of them measured {name}"

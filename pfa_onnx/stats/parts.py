@@ -26,6 +26,7 @@ Shard = tuple[int, int]
 class Part:
     """Some samples of some data: every `count`-th of those that `limit` chose, from the `index`-th on.
 
+    stretch: the `index`-th of `count` equal stretches of them instead: what lies together is read together.
     data: the digest of the data. total: how many samples it has; of a stream, how many were asked for.
     limit: as in `spread`, None for all. index: from 1 to count.
     """
@@ -35,6 +36,7 @@ class Part:
     limit: int | None
     index: int
     count: int
+    stretch: bool = False
 
     @property
     def key(self) -> tuple[str, int, int, int, int]:
@@ -44,7 +46,7 @@ class Part:
     @property
     def rows(self) -> Sequence[int]:
         """The samples' positions in the whole data."""
-        return choose(self.total, self.limit, (self.index, self.count))
+        return choose(self.total, self.limit, (self.index, self.count), stretch=self.stretch)
 
     def begins_like(self, other: Part) -> bool:
         """Whether both ask for the same samples; of a stream that is not at its end, the total is not yet known."""
@@ -58,10 +60,13 @@ def spread(total: int, limit: int | None) -> Sequence[int]:
     return [index * total // limit for index in range(limit)]
 
 
-def choose(total: int, limit: int | None, shard: Shard) -> Sequence[int]:
-    """Return the positions that one shard takes of what `spread` chooses: every n-th, evenly."""
+def choose(total: int, limit: int | None, shard: Shard, *, stretch: bool = False) -> Sequence[int]:
+    """Return the positions that one shard takes of what `spread` chooses: every n-th, or one of n equal stretches."""
     index, count = shard
-    return spread(total, limit)[index - 1 :: count]
+    chosen = spread(total, limit)
+    if stretch:
+        return chosen[(index - 1) * len(chosen) // count : index * len(chosen) // count]
+    return chosen[index - 1 :: count]
 
 
 def check_shard(shard: Shard) -> None:

@@ -7,6 +7,7 @@ normalised to sum 1. Flat means that no filter repeats another; a Dirac means th
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,12 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pfa_onnx.errors import InternalError
-from pfa_onnx.stats.covariance import one_blas_thread
+from pfa_onnx.stats import divergence as far
+from pfa_onnx.stats.shrinkage import oas
+from pfa_onnx.stats.threads import available_cores, one_blas_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from pfa_onnx.recipe import Floats, Method
+    from pfa_onnx.recipe import Curve, Divergence, Floats, Method
+    from pfa_onnx.stats.covariance import Moments
 
 # The paper's integers are exact, floats are not: gamma * C = 2.0000000001 means 2, not 3 ...
 COUNT_SLACK = 1e-9
@@ -57,19 +61,25 @@ class Spectrum:
     @cached_property
     def kl(self) -> float:
         """KL(lambda, u) to the uniform distribution u: sum p ln(p C), where 0 ln 0 = 0 (section 3.2.2)."""
-        shares = self.normalised[self.normalised > 0]
-        return max(0.0, float(np.sum(shares * np.log(shares * self.channels))))
+        return far.kl(self.normalised)
 
     @property
     def gamma(self) -> float:
         """The compression factor 1 - KL / ln C of equation (3), in [0, 1]."""
-        if self.channels == 1:
-            return 1.0
-        return max(0.0, 1.0 - self.kl / math.log(self.channels))
+        return self.gamma_by("kl", "linear")
+
+    def gamma_by(self, divergence: Divergence, mapping: Curve) -> float:
+        """Return the compression factor by another divergence from u, or another mapping of it; in [0, 1]."""
+        distance = self.kl if divergence == "kl" else far.DIVERGENCES[divergence].distance(self.normalised)
+        return far.share_kept(distance, self.channels, divergence, mapping)
+
+    def shrunk(self, count: int) -> Spectrum:
+        """Return the spectrum of the covariance that oracle approximating shrinkage makes of `count` samples."""
+        return Spectrum(oas(self.eigenvalues, count))
 
     def keep_kl(self) -> int:
         """Return how many channels PFA-KL keeps: ceil(gamma C), at least 1."""
-        return _ceil_within(self.gamma * self.channels, self.channels)
+        return count_of(self.gamma, self.channels)
 
     def keep_energy(self, tau: float) -> int:
         """Return how many channels PFA-En keeps: the smallest k with energy E(k) >= tau, equation (2)."""
@@ -95,7 +105,26 @@ class Spectrum:
 def spectrum(covariance: Floats) -> Spectrum:
     """Return the spectrum of a covariance [C, C]."""
     with one_blas_thread():
-        ascending = np.linalg.eigvalsh(covariance)
+        return _spectrum(covariance)
+
+
+def spectra(moments: Mapping[str, Moments], done: Callable[[int], None]) -> dict[str, Spectrum]:
+    """Return the spectrum of every layer, a layer on every core; `done` is told how many are ready.
+
+    The widest go first: the last one to end is then a short one.
+    """
+    with one_blas_thread(), ThreadPoolExecutor(available_cores()) as pool:
+        widest_first = sorted(moments, key=lambda output: -moments[output].channels)
+        waiting = {
+            output: pool.submit(lambda one: _spectrum(one.covariance), moments[output]) for output in widest_first
+        }
+        for count, _ in enumerate(as_completed(waiting.values()), 1):
+            done(count)
+        return {output: waiting[output].result() for output in moments}
+
+
+def _spectrum(covariance: Floats) -> Spectrum:
+    ascending = np.linalg.eigvalsh(covariance)
     return Spectrum(np.maximum(ascending[::-1], 0.0))
 
 
@@ -109,15 +138,16 @@ def asked(spectra: Mapping[str, Spectrum], method: Method) -> dict[str, int]:
 
 def _asked(found: Spectrum, method: Method) -> int:
     if method.name == "kl":
-        return found.keep_kl()
+        return count_of(found.gamma_by(method.divergence, method.mapping), found.channels)
     if method.name == "uniform":
         if method.ratio is None:
             raise InternalError("uniform was asked for without a ratio")
-        return _ceil_within(method.ratio * found.channels, found.channels)
+        return count_of(method.ratio, found.channels)
     if method.tau is None:
         raise InternalError(f"{method.name} was asked for before its tau was known")
     return found.keep_energy(method.tau)
 
 
-def _ceil_within(wanted: float, channels: int) -> int:
-    return min(max(math.ceil(wanted - COUNT_SLACK), 1), channels)
+def count_of(share: float, channels: int) -> int:
+    """Return how many of the channels a share of them is: rounded up, at least 1."""
+    return min(max(math.ceil(share * channels - COUNT_SLACK), 1), channels)

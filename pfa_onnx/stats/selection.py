@@ -7,18 +7,20 @@ All of this works on labels, the removable things of `recipe.Layer`. Layers that
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pfa_onnx.errors import InternalError
-from pfa_onnx.recipe import Coupling, Floats, Ints, Layer, Method, Wish
-from pfa_onnx.stats.covariance import one_blas_thread
+from pfa_onnx.recipe import Coupling, Floats, Ints, Layer, Method, Select, Wish
 from pfa_onnx.stats.greedy import removal_order
+from pfa_onnx.stats.reconstruct import Read, reconstruction_order
+from pfa_onnx.stats.threads import one_blas_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 Bools = npt.NDArray[np.bool_]
 
@@ -117,18 +119,64 @@ def removal_orders(
     method: Method,
     covariances: Mapping[str, Floats],
     norms: Mapping[str, Floats] | None = None,
+    reads: Callable[[Collection[int]], Sequence[Read]] | None = None,
 ) -> tuple[Ints, ...]:
-    """Return the order of every coupled set by `method.select`; l1 and l2 need that norm in `norms`."""
-    frozen = coupling.frozen
-    sets = coupled_sets(coupling)
-    if method.select == "pfa":
-        return tuple(group_order(layers, covariances, frozen) for layers in sets)
-    if method.select == "random":
-        labels = (_only_removable(np.concatenate([layer.labels for layer in layers]), frozen) for layers in sets)
-        return tuple(random_order(each.tolist(), method.seed) for each in labels)
-    if norms is None:
-        raise InternalError(f"--select {method.select} was asked for without the weights' norms")
-    return tuple(magnitude_order(layers, norms, frozen) for layers in sets)
+    """Return the order of every coupled set that has one, by `method.select`.
+
+    norms: by layer output, [C]: what the baselines rank by, smallest first. reads: what readers of some labels read.
+    """
+    rank = ORDERS[method.select]
+    evidence = Evidence(method, covariances, norms, coupling.frozen, reads)
+    return tuple(rank(layers, evidence) for layers in coupled_sets(coupling) if _any_may_go(layers, coupling.frozen))
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What may decide which channels of a coupled set go first."""
+
+    method: Method
+    covariances: Mapping[str, Floats]
+    norms: Mapping[str, Floats] | None
+    frozen: Collection[int]
+    reads: Callable[[Collection[int]], Sequence[Read]] | None = None
+
+
+def _by_correlation(layers: Sequence[Layer], evidence: Evidence) -> Ints:
+    return group_order(layers, evidence.covariances, evidence.frozen)
+
+
+def _by_norm(layers: Sequence[Layer], evidence: Evidence) -> Ints:
+    if evidence.norms is None:
+        raise InternalError(f"--select {evidence.method.select} was asked for without what it ranks by")
+    return magnitude_order(layers, evidence.norms, evidence.frozen)
+
+
+def _by_chance(layers: Sequence[Layer], evidence: Evidence) -> Ints:
+    labels = _only_removable(np.concatenate([layer.labels for layer in layers]), evidence.frozen)
+    return random_order(labels.tolist(), evidence.method.seed)
+
+
+def _by_reconstruction(layers: Sequence[Layer], evidence: Evidence) -> Ints:
+    """Ask the readers; where one label's are not known, its whole set goes by correlation."""
+    if evidence.reads is None:
+        raise InternalError("--select reconstruct was asked for without what the readers read")
+    labels = _only_removable(np.concatenate([layer.labels for layer in layers]), evidence.frozen)
+    candidates = list(dict.fromkeys(labels.tolist()))
+    reads = evidence.reads(candidates)
+    if not all(any(label in read.labels for read in reads) for label in candidates):
+        return _by_correlation(layers, evidence)
+    return reconstruction_order(reads, candidates)
+
+
+ORDERS: Mapping[Select, Callable[[Sequence[Layer], Evidence], Ints]] = {
+    "pfa": _by_correlation,
+    "l1": _by_norm,
+    "l2": _by_norm,
+    "bn": _by_norm,
+    "wanda": _by_norm,
+    "reconstruct": _by_reconstruction,
+    "random": _by_chance,
+}
 
 
 def wish(coupling: Coupling, asked: Mapping[str, int], orders: Iterable[Ints]) -> Wish:
@@ -156,6 +204,10 @@ def wish(coupling: Coupling, asked: Mapping[str, int], orders: Iterable[Ints]) -
 
 def _may_go(label: int, frozen: Collection[int]) -> bool:
     return label > 0 and label not in frozen
+
+
+def _any_may_go(layers: Iterable[Layer], frozen: Collection[int]) -> bool:
+    return any(_may_go(label, frozen) for layer in layers for label in layer.labels.tolist())
 
 
 def _only_removable(labels: Ints, frozen: Collection[int]) -> Ints:

@@ -22,24 +22,29 @@ from pfa_onnx.recipe import InputSpec
 from pfa_onnx.stats.prefetch import prefetch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pfa_onnx.stats.data import Batch
 
 __all__ = [
     "Providers",
     "Runner",
+    "Values",
     "batch_size_for",
+    "expects_cuda",
     "fixed_batch",
     "load_runtime",
     "nvidia_device",
+    "pad",
     "prefetch",
     "run_padded",
     "set_threads",
+    "unpadded",
 ]
 
 Providers = Literal["auto", "cpu", "cuda"]
 Array = npt.NDArray[Any]
+Values = dict[str, Any]  # onnxruntime's OrtValue by name: tensors that may lie on the device
 
 _process: dict[str, int] = {}  # what holds for every model of this process
 
@@ -63,7 +68,7 @@ class Runner:
     model: serialized bytes, or a path. external_dir: where its external data lies, needed with bytes.
     threads: for one operator; None = onnxruntime's choice. early_shapes: run Shape as soon as its input is there, which
     may then be freed: without it, a model that gives every tensor's shape keeps every tensor to the end.
-    provider: "cpu" or "cuda", what really runs.
+    provider: "cpu" or "cuda", what really runs. without_cuda: why it is not cuda, although "auto" found a device.
     Raises ModelError when the model does not load, or CUDA is asked for and does not start.
     """
 
@@ -88,7 +93,8 @@ class Runner:
         if external_dir is not None:
             options.add_session_config_entry(_EXTERNAL_FOLDER, str(external_dir))
         self._at = str(model) if isinstance(model, Path) else None
-        self._session = _start(ort, model, options, providers, self._at)
+        self._ort = ort
+        self._session, self.without_cuda = _start(ort, model, options, providers, self._at)
         self.provider = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"
         self.inputs = tuple(_spec(arg, self._at) for arg in self._session.get_inputs())
         self.outputs = tuple(arg.name for arg in self._session.get_outputs())
@@ -96,11 +102,41 @@ class Runner:
     def run(self, feeds: Mapping[str, Array], fetch: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the named outputs (None = all), computed on all rows of the feeds; raises ModelError."""
         names = list(self.outputs if fetch is None else fetch)
-        try:
+        with self._blame():
             results = self._session.run(names, dict(feeds))
-        except Exception as error:  # onnxruntime's classes share no other base
-            raise ModelError(f"the model does not run: {_trim(error)}", at=self._at) from error
         return dict(zip(names, results, strict=True))
+
+    def upload(self, feeds: Mapping[str, Array]) -> Values:
+        """Copy arrays to where the model runs; another thread may do that while a batch runs. Raises ModelError."""
+        with self._blame():
+            return {name: self._there(array) for name, array in feeds.items()}
+
+    def run_there(self, values: Values, fetch: Sequence[str] | None = None) -> Values:
+        """As `run`, from values that were uploaded to results that stay there; they are complete on return."""
+        names = list(self.outputs if fetch is None else fetch)
+        with self._blame():
+            binding = self._session.io_binding()
+            for name, value in values.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in names:
+                binding.bind_output(name, self.provider, 0)
+            self._session.run_with_iobinding(binding)
+            return dict(zip(names, binding.get_outputs(), strict=True))
+
+    def _there(self, array: Array) -> Any:
+        where = "cpu" if array.dtype.hasobject else self.provider  # no device takes strings
+        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), where, 0)
+
+    @contextlib.contextmanager
+    def _blame(self) -> Iterator[None]:
+        """Turn what onnxruntime raises into a ModelError; its classes share no base but Exception."""
+        try:
+            yield
+        except Exception as error:
+            what = _trim(error)
+            full = re.search(r"allocate memory|out of memory|bad_alloc|BFCArena", what) is not None
+            fix = "use a smaller --batch-size" if full else None
+            raise ModelError(f"the model does not run: {what}", at=self._at, fix=fix) from error
 
 
 def set_threads(threads: int) -> None:
@@ -114,16 +150,22 @@ def run_padded(runner: Runner, batch: Batch, fetch: Sequence[str] | None, batch_
     A model with a fixed batch dimension, and CUDA, which plans anew for every shape, get the last sample
     repeated up to `batch_size`. Outputs whose first axis is a multiple of it lose those rows again.
     """
-    missing = batch_size - batch.count
-    if missing <= 0 or not (runner.provider == "cuda" or fixed_batch(runner.inputs)):
+    if batch.count >= batch_size or not (runner.provider == "cuda" or fixed_batch(runner.inputs)):
         return runner.run(batch.feeds, fetch)
-    feeds = {
-        name: np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for name, array in batch.feeds.items()
-    }
-    return {name: _unpadded(value, batch.count, batch_size) for name, value in runner.run(feeds, fetch).items()}
+    found = runner.run(pad(batch, batch_size), fetch)
+    return {name: unpadded(value, batch.count, batch_size) for name, value in found.items()}
 
 
-def _unpadded(value: Any, count: int, batch_size: int) -> Any:
+def pad(batch: Batch, batch_size: int) -> Mapping[str, Array]:
+    """Return the feeds with the last sample repeated up to `batch_size`."""
+    missing = batch_size - batch.count
+    if missing <= 0:
+        return batch.feeds
+    return {name: np.concatenate([one, np.repeat(one[-1:], missing, axis=0)]) for name, one in batch.feeds.items()}
+
+
+def unpadded(value: Any, count: int, batch_size: int) -> Any:
+    """Return of an output what belongs to the first `count` samples of the batch."""
     # windows and heads are folded into the first axis sample by sample, hence the multiple
     if isinstance(value, list) and len(value) == batch_size:  # maps of scores
         return value[:count]
@@ -138,11 +180,12 @@ def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
     return None if not fixed else fixed.pop() if len(fixed) == 1 else 1
 
 
-def batch_size_for(inputs: Sequence[InputSpec], asked: int | None) -> int:
+def batch_size_for(inputs: Sequence[InputSpec], asked: int | None, providers: Providers = "cpu") -> int:
     """Return how many samples to run at once: the model's fixed batch, else `asked`, else a guess.
 
     The guess is the power of two, 1 to 32, that keeps all inputs below two million numbers: 8 for 3x224x224,
-    1 for 3x640x640. Activations are tens of times larger, and larger batches gain little on a CPU.
+    1 for 3x640x640. Activations are tens of times larger, and larger batches gain little on a CPU. Four times that
+    for CUDA, up to 128.
     """
     if asked is not None and asked < 1:
         raise UsageError(f"--batch-size is {asked}", fix="give a number of samples, 1 or more")
@@ -152,7 +195,8 @@ def batch_size_for(inputs: Sequence[InputSpec], asked: int | None) -> int:
     if asked is not None:
         return asked
     numbers = sum(_numbers(spec) for spec in inputs)
-    return 1 << (max(1, min(32, 2**21 // max(1, numbers))).bit_length() - 1)
+    more = 4 if expects_cuda(providers) else 1
+    return 1 << (max(1, min(32 * more, 2**21 * more // max(1, numbers))).bit_length() - 1)
 
 
 def _numbers(spec: InputSpec) -> int:
@@ -189,10 +233,19 @@ def nvidia_device() -> bool:
     return any(Path(path).exists() for path in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-gpu"))
 
 
-def _start(ort: Any, model: bytes | Path, options: Any, providers: Providers, at: str | None) -> Any:
+def expects_cuda(providers: Providers) -> bool:
+    """Whether a session is likely to run on CUDA; only a session that was made knows."""
+    return providers == "cuda" or (
+        providers == "auto" and nvidia_device() and _CUDA in load_runtime().get_available_providers()
+    )
+
+
+def _start(ort: Any, model: bytes | Path, options: Any, providers: Providers, at: str | None) -> tuple[Any, str | None]:
+    """Return a session, and why it does not run on the CUDA device that is there."""
     source = str(model) if isinstance(model, Path) else model
     built_in = _CUDA in ort.get_available_providers()
-    if providers == "cuda" or (providers == "auto" and built_in and nvidia_device()):
+    problem = None
+    if expects_cuda(providers):
         problem = _cuda_problem(ort, built_in=built_in)
         if problem is None:
             try:
@@ -203,14 +256,14 @@ def _start(ort: Any, model: bytes | Path, options: Any, providers: Providers, at
                 problem = _trim(error)
             else:
                 if session.get_providers()[0] == _CUDA:
-                    return session
+                    return session, None
                 problem = "the CUDA or cuDNN libraries do not load"
                 if providers == "auto":
-                    return session
+                    return session, problem
         if providers == "cuda":
             raise ModelError(f"CUDA does not start: {problem}", at=at, fix=_CUDA_FIX)
     try:
-        return ort.InferenceSession(source, options, providers=[_CPU], enable_fallback=0)
+        return ort.InferenceSession(source, options, providers=[_CPU], enable_fallback=0), problem
     except Exception as error:
         raise ModelError(f"onnxruntime cannot load the model: {_trim(error)}", at=at) from error
 

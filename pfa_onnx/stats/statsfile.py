@@ -1,16 +1,17 @@
 """Statistics on disk: measure once, decide many times.
 
 The file is an .npz that numpy opens: `header` (JSON as bytes), `mean/<i>` and `m2/<i>` for layer i of
-the header (m2: its upper triangle, row by row), `input/<i>` for the few inputs kept for the proof.
-The same statistics give the same bytes.
+the header (m2: its upper triangle, row by row), `eigenvalues/<i>` if they were computed, `squares/<i>` if
+the mean squares of its input were, `input/<i>` for the few inputs kept for the proof. The same statistics give the
+same bytes.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pfa_onnx.errors import StatsError
+from pfa_onnx.responses import PAPER, Responses
 from pfa_onnx.stats.archive import BROKEN, read_array, read_header, replacing, typed, write_array, write_header
 from pfa_onnx.stats.covariance import Moments
 from pfa_onnx.stats.parts import Part
@@ -38,6 +40,9 @@ class StatsFile:
     moments: by layer output, in graph order. inputs: by input name, a few samples for the proof,
     first axis = samples. preprocess: how inputs were made, as plain JSON values.
     parts: which samples were seen, sorted; empty where nobody wrote it down.
+    eigenvalues: of the covariances, [C] descending and not below 0, where they were computed: all or none.
+    responses: what was measured of every layer. squares: by layer output, [C of its input], the sum over the samples
+    of the mean square of each channel that it reads, where that was asked for and could be measured.
     """
 
     model_sha256: str
@@ -48,6 +53,9 @@ class StatsFile:
     inputs: Mapping[str, npt.NDArray[Any]]
     preprocess: Mapping[str, Any]
     parts: tuple[Part, ...] = ()
+    eigenvalues: Mapping[str, Floats] = field(default_factory=dict)
+    responses: Responses = PAPER
+    squares: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def save_stats(path: str | Path, stats: StatsFile) -> None:
@@ -69,14 +77,20 @@ def header_of(stats: StatsFile) -> dict[str, Any]:
         "parts": [asdict(part) for part in stats.parts],
         "layers": [{"output": output, "count": moments.count} for output, moments in stats.moments.items()],
         "inputs": list(stats.inputs),
+        **({"eigenvalues": True} if stats.eigenvalues else {}),
+        **({"responses": stats.responses.variants} if stats.responses != PAPER else {}),
     }
 
 
 def write_contents(archive: zipfile.ZipFile, stats: StatsFile) -> None:
     """Add the arrays; raises StatsError for an input that only a pickle could hold."""
-    for index, moments in enumerate(stats.moments.values()):
+    for index, (output, moments) in enumerate(stats.moments.items()):
         write_array(archive, f"mean/{index}", moments.mean)
         write_array(archive, f"m2/{index}", _upper_triangle(moments.m2))
+        if stats.eigenvalues:
+            write_array(archive, f"eigenvalues/{index}", stats.eigenvalues[output])
+        if output in stats.squares:
+            write_array(archive, f"squares/{index}", stats.squares[output])
     for index, (name, array) in enumerate(stats.inputs.items()):
         # "V" is bfloat16 and its kin: numpy would read raw bytes back.
         if array.dtype.hasobject or array.dtype.kind == "V":
@@ -131,16 +145,29 @@ def parse(archive: zipfile.ZipFile, header: Any) -> StatsFile:
         raise StatsError(f"the statistics file has schema {header['schema']}, this version reads {SCHEMA}")
     layers = [(typed(layer["output"], str), typed(layer["count"], int)) for layer in header["layers"]]
     inputs = [typed(name, str) for name in header["inputs"]]
+    moments = {output: _read_moments(archive, index, count) for index, (output, count) in enumerate(layers)}
+    spectra = enumerate(moments.items()) if header.get("eigenvalues") else ()
     return StatsFile(
         model_sha256=typed(header["model_sha256"], str),
         source=typed(header["source"], str),
         samples=typed(header["samples"], int),
         provider=typed(header["provider"], str),
-        moments={output: _read_moments(archive, index, count) for index, (output, count) in enumerate(layers)},
+        moments=moments,
         inputs={name: read_array(archive, f"input/{index}") for index, name in enumerate(inputs)},
         preprocess=typed(header["preprocess"], dict),
         parts=_parts(header),
+        eigenvalues={output: _read_eigenvalues(archive, index, one.channels) for index, (output, one) in spectra},
+        responses=_responses(header.get("responses", {})),
+        squares=_read_squares(archive, list(moments)),
     )
+
+
+def _responses(found: Any) -> Responses:
+    """Return what was measured; a file of a later version may know ways that this one does not."""
+    try:
+        return Responses.of(found)
+    except (TypeError, ValueError) as error:
+        raise StatsError(f"the statistics were measured in a way that this version does not know ({error})") from None
 
 
 def _parts(header: Any) -> tuple[Part, ...]:
@@ -150,9 +177,10 @@ def _parts(header: Any) -> tuple[Part, ...]:
 def _part(found: Any) -> Part:
     limit = None if found["limit"] is None else typed(found["limit"], int)
     total, index, count = (typed(found[name], int) for name in ("total", "index", "count"))
-    if total < 0 or (limit is not None and limit < 1) or not 1 <= index <= count:
+    stretch = found.get("stretch", False)  # old files know none
+    if total < 0 or (limit is not None and limit < 1) or not 1 <= index <= count or not isinstance(stretch, bool):
         raise ValueError("a part of the data is not one")
-    return Part(typed(found["data"], str), total, limit, index, count)
+    return Part(typed(found["data"], str), total, limit, index, count, stretch)
 
 
 def _read_moments(archive: zipfile.ZipFile, index: int, count: int) -> Moments:
@@ -163,6 +191,24 @@ def _read_moments(archive: zipfile.ZipFile, index: int, count: int) -> Moments:
         if not np.isfinite(array).all():
             raise ValueError(f"layer {index} holds NaN or infinity")
     return Moments(count, mean, _from_upper_triangle(triangle, len(mean)))
+
+
+def _read_eigenvalues(archive: zipfile.ZipFile, index: int, channels: int) -> Floats:
+    found = read_array(archive, f"eigenvalues/{index}")
+    if found.dtype != np.float64 or found.shape != (channels,):
+        raise ValueError(f"layer {index} has eigenvalues of the wrong shape")
+    if not np.isfinite(found).all() or (found < 0).any() or (np.diff(found) > 0).any():
+        raise ValueError(f"layer {index} has eigenvalues that are none")
+    return found
+
+
+def _read_squares(archive: zipfile.ZipFile, layers: Sequence[str]) -> dict[str, Floats]:
+    there = set(archive.namelist())
+    indices = {output: index for index, output in enumerate(layers) if f"squares/{index}.npy" in there}
+    found = {output: read_array(archive, f"squares/{index}") for output, index in indices.items()}
+    if any(one.dtype != np.float64 or one.ndim != 1 or not (one >= 0).all() for one in found.values()):
+        raise ValueError("the mean squares of an input are none")
+    return found
 
 
 def _upper_triangle(square: Floats) -> Floats:

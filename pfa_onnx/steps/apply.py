@@ -21,6 +21,8 @@ from pfa_onnx.graph.cut import cut
 from pfa_onnx.graph.edits import Edits
 from pfa_onnx.graph.external import external_files, unmap_all
 from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load
+from pfa_onnx.recipe import VARIANTS
+from pfa_onnx.responses import PAPER
 from pfa_onnx.steps.decide import Decision
 
 Array = npt.NDArray[Any]
@@ -53,7 +55,8 @@ def embed_recipe(small: Graph, decision: Decision, original_sha256: str, *, redr
         }
         for t in decision.trace.layers
     }
-    method = {k: v for k, v in vars(decision.method).items() if v is not None}
+    chosen = decision.method
+    method = {k: v for k, v in vars(chosen).items() if v is not None and (k not in VARIANTS or k in chosen.variants)}
     content: dict[str, Any] = {
         "layers": keep,
         "method": method,
@@ -63,6 +66,8 @@ def embed_recipe(small: Graph, decision: Decision, original_sha256: str, *, redr
     }
     if decision.trace.through_norm:
         content["through_norm"] = True
+    if decision.responses != PAPER:
+        content["responses"] = decision.responses.variants
     if redrawn is not None:
         content["redrawn"] = redrawn
     small.model.metadata_props[METADATA_KEY] = json.dumps(content, sort_keys=True, separators=(",", ":"))

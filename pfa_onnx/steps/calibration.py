@@ -1,22 +1,34 @@
-"""The tapped model and one accumulator a layer: responses go in batch by batch, statistics come out."""
+"""The tapped model and one accumulator a layer: responses go in batch by batch, statistics come out.
+
+On CUDA the inputs are uploaded by the thread that reads them, while the batch before runs; responses are added up on
+the device (stats/device.py). Only a first batch, and what does not fill a batch or a queue, comes to the host.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy.typing as npt
 
+from pfa_onnx.graph.behind import tap_points
 from pfa_onnx.graph.model import Graph
-from pfa_onnx.graph.taps import tapped
+from pfa_onnx.graph.norms import Operand
+from pfa_onnx.graph.taps import Tapping, tapped
 from pfa_onnx.graph.trace import Traced
 from pfa_onnx.options import DataOptions
-from pfa_onnx.recipe import Reason
+from pfa_onnx.recipe import Floats, Reason
 from pfa_onnx.stats.checkpoint import Checkpoint
 from pfa_onnx.stats.covariance import Accumulator, Moments
 from pfa_onnx.stats.data import Batch
-from pfa_onnx.stats.session import Runner, nvidia_device, run_padded
+from pfa_onnx.stats.device import DeviceSums, Stream
+from pfa_onnx.stats.session import Providers, Runner, Values, expects_cuda, pad, run_padded, unpadded
 from pfa_onnx.steps.fusion import keep_fused
+from pfa_onnx.steps.poolings import fastest_poolings
 from pfa_onnx.steps.serialized import load_runner
+from pfa_onnx.steps.squares import InputSquares
 
 Array = npt.NDArray[Any]
 
@@ -24,43 +36,118 @@ Array = npt.NDArray[Any]
 WIDEST = 8192  # channels of a layer: a covariance takes their square in memory, its eigenvalues their cube in time
 
 
-class Calibration:
-    """Feeds pooled responses to one accumulator a layer; memory does not grow with the number of samples."""
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A batch, and its inputs where the model runs, unless that is the host."""
 
-    def __init__(self, graph: Graph, layers: tuple[Traced, ...], options: DataOptions, size: int) -> None:
+    batch: Batch
+    values: Values | None
+
+
+class Calibration:
+    """Feeds pooled responses to one accumulator a layer; memory does not grow with the number of samples.
+
+    provider: what runs. without_cuda: why that is not the CUDA device which is there.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        layers: tuple[Traced, ...],
+        options: DataOptions,
+        size: int,
+        *,
+        probed: int = 1,
+        operands: Mapping[str, Operand] = MappingProxyType({}),
+    ) -> None:
+        """size: samples of a full batch; probed: samples that the layers' shapes are of.
+
+        operands: what layers read, of which the mean squares are measured too.
+        """
         self._size = size
         self.unmeasured = {t.layer.output: _too_wide(t) for t in layers if t.layer.channels > WIDEST}
         layers = tuple(t for t in layers if t.layer.output not in self.unmeasured)
         self._layers = {traced.layer.output: traced for traced in layers}
         self._sums = {t.layer.output: Accumulator(t.layer.channels, t.layer.node) for t in layers}
-        self.provider = "cpu"
+        self.provider, self.without_cuda = "cpu", None
         self._runner: Runner | None = None
         self._taps: dict[str, str] = {}
+        self.responses = options.responses
+        self._pool = options.responses.pool
+        operands = {output: one for output, one in operands.items() if output not in self.unmeasured}
         if layers:
-            proto, self._taps = tapped(graph, layers)
-            if options.providers == "cpu" or not nvidia_device():
-                keep_fused(proto, layers)
+            cuda = expects_cuda(options.providers)
+            choose = cuda and self._pool == "max"
+            ways = fastest_poolings(layers, max(1, size // probed), options.providers) if choose else {}
+            points = tap_points(graph, layers, options.responses.tap)
+            proto, self._taps = tapped(graph, layers, Tapping(ways, self._pool, points, operands, probed))
+            if not cuda:
+                keep_fused(proto, [t for t in layers if points[t.layer.output] == t.layer.output])
             self._runner = load_runner(proto, graph, options.providers)
-            self.provider = self._runner.provider
+            self.provider, self.without_cuda = self._runner.provider, self._runner.without_cuda
+        self._squares = InputSquares(operands, self._taps)
+        self._on_device = self.provider == "cuda"
+        self._device: DeviceSums | None = None
+        self._providers: Providers = options.providers
 
-    def add(self, batch: Batch) -> None:
+    def prepare(self, batch: Batch) -> Ready:
+        """Bring a batch to where the model runs; another thread may do that while a batch runs."""
+        if not self._on_device or self._runner is None:
+            return Ready(batch, None)
+        return Ready(batch, self._runner.upload(pad(batch, self._size)))
+
+    def add(self, ready: Ready) -> None:
         """Run a batch and take in every layer's responses."""
         if self._runner is None:
             return
-        found = run_padded(self._runner, batch, list(self._taps.values()), self._size)
-        for output, tap in self._taps.items():
-            rows = self._per_sample(output, found[tap], batch.count)
+        batch, taps = ready.batch, [*self._taps.values(), *self._squares.taps.values()]
+        if ready.values is None:
+            found = run_padded(self._runner, batch, taps, self._size)
+            self._take({output: found[tap] for output, tap in self._taps.items()}, batch.count)
+            self._squares.add(found, batch.count)
+            return
+        values = self._runner.run_there(ready.values, taps)
+        squares = {tap: values[tap].numpy() for tap in self._squares.taps.values()}
+        self._squares.add({tap: unpadded(v, batch.count, self._size) for tap, v in squares.items()}, batch.count)
+        there = {output: values[tap] for output, tap in self._taps.items() if output not in self.unmeasured}
+        if self._device is not None and batch.count == self._size:
+            for output, rows in self._device.take(there):
+                self._take({output: rows}, self._size)
+            return
+        here = {output: unpadded(value.numpy(), batch.count, self._size) for output, value in there.items()}
+        self._take(here, batch.count)
+        if batch.count == self._size:  # later ones are added up there, about the mean of this one
+            self._device = DeviceSums(self._streams(there), self._size, self._providers)
+
+    def _take(self, found: dict[str, Array], count: int) -> None:
+        """Add responses up on the host."""
+        for output, values in found.items():
+            rows = self._per_sample(output, values, count)
             if rows is not None:
                 self._sums[output].add(rows)
 
+    def _streams(self, values: Values) -> dict[str, Stream]:
+        """Say what every full batch will bring, if it is like this one."""
+        return {
+            output: Stream(value.shape()[0], value.numpy().dtype, self._sums[output].moments().mean, self._pool)
+            for output, value in values.items()
+            if output not in self.unmeasured
+        }
+
     def _per_sample(self, output: str, rows: Array, count: int) -> Array | None:
-        """Return one row a sample: windows and crops of one sample lie together, and are pooled too."""
+        """Return one row a sample: windows and crops of one sample lie together, and are pooled too.
+
+        Where positions are samples, all rows are.
+        """
         if output in self.unmeasured:
             return None
-        if len(rows) == count:
+        if rows.ndim == 2 and len(rows) == count:
             return rows
-        if count and len(rows) % count == 0:
-            pooled: Array = rows.reshape(count, -1, rows.shape[-1]).max(axis=1)
+        if rows.ndim == 2 and count and len(rows) % count == 0:
+            grouped: Array = rows.reshape(count, -1, rows.shape[-1])
+            if self._pool == "positions":
+                return rows
+            pooled: Array = grouped.mean(axis=1) if self._pool == "mean" else grouped.max(axis=1)
             return pooled
         self.unmeasured[output] = Reason(
             f"gives {len(rows)} rows for {count} samples, so that no row belongs to one sample",
@@ -68,12 +155,26 @@ class Calibration:
         )
         return None
 
+    def _fetch(self) -> None:
+        """Take over what the device has added up, and what waits there."""
+        if self._device is not None:
+            for output, rows in self._device.rest():
+                self._take({output: rows}, self._size)
+            for output, moments in self._device.moments().items():
+                self._sums[output].absorb(moments)
+
     def moments(self) -> dict[str, Moments]:
         """Return the statistics of every layer that could be measured."""
+        self._fetch()
         return {output: sums.moments() for output, sums in self._sums.items() if output not in self.unmeasured}
+
+    def squares(self) -> dict[str, Floats]:
+        """Return the sums of the mean squares of what each layer reads, [C of its input], if they are measured."""
+        return {output: found.copy() for output, found in self._squares.sums.items() if output not in self.unmeasured}
 
     def states(self) -> dict[str, tuple[Moments, Array]]:
         """Return every layer's folded statistics and waiting rows, for a checkpoint."""
+        self._fetch()
         return {output: sums.state() for output, sums in self._sums.items()}
 
     def restore(self, found: Checkpoint) -> bool:
@@ -84,6 +185,7 @@ class Calibration:
             return False
         for output, sums in self._sums.items():
             sums.restore(found.stats.moments[output], found.waiting[output])
+        self._squares.restore(found.stats.squares)
         self.unmeasured.update(found.unmeasured or {})
         return True
 

@@ -2,7 +2,8 @@
 
 Ray runs a task again when its worker or its node dies, and a shard's result is read by one merge only: so every
 shard counts exactly once, whatever happens on the way. The model and the data lie where all nodes see them, under
-the same absolute paths. ray is imported here only, and only when asked for: `pip install pfa-onnx[ray]`.
+the same absolute paths; object stores, .tar and .parquet files are read by `raydata`. ray is imported there and here
+only, and only when asked for: `pip install pfa-onnx[ray]`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from pfa_onnx.steps.measure import (
     report_skipped,
 )
 from pfa_onnx.steps.onepass import KEPT_SAMPLES, keep, keep_more
+from pfa_onnx.steps.raydata import Streamed, look_into, share_of, streams
 
 LOCAL = "local"  # start a cluster on this machine for the time of the run
 RETRIES = 5  # of a shard whose worker died
@@ -58,23 +60,24 @@ def measure_on_ray(graph: Graph, options: DataOptions, hooks: Hooks, address: st
     raises.
     """
     ray = _ray()
-    dataset = open_dataset(graph, options)
-    size = batch_size_for(graph.inputs, options.batch_size)
-    inputs = _first_inputs(dataset, size)
-    shapes, probed = learn_shapes(graph, inputs)
-    layers = find_layers(graph, shapes)
-    report_refused(graph, hooks)
     started = _connect(ray, address)
     try:
-        piece = _gather(ray, graph, options, hooks, dataset.count)
+        dataset = open_dataset(graph, options, look_into)
+        size = batch_size_for(graph.inputs, options.batch_size, options.providers)
+        inputs = _first_inputs(dataset, size)
+        shapes, probed = learn_shapes(graph, inputs)
+        layers = find_layers(graph, shapes)
+        report_refused(graph, hooks)
+        piece = _gather(ray, graph, options, hooks, dataset)
     finally:
         if started:
             ray.shutdown()
-    report_skipped(piece.skipped, hooks)
+    skipped = tuple(sorted(piece.skipped, key=lambda one: dataset.position(0, one[0])))  # as one process meets them
+    report_skipped(skipped, hooks)
     require_two(dataset, piece.stats.samples)
     # workers saw the data under absolute paths, and each of them kept other inputs
     stats = replace(piece.stats, source=dataset.source, inputs=inputs)
-    info = DataInfo(stats.source, stats.samples, stats.preprocess, stats.provider, size, piece.skipped)
+    info = DataInfo(stats.source, stats.samples, stats.preprocess, stats.provider, size, skipped)
     return Measured(graph, shapes, probed, layers, piece.unmeasured, stats, info)
 
 
@@ -121,19 +124,25 @@ def _knock(address: str) -> None:
         socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10).close()
 
 
-def _gather(ray: Any, graph: Graph, options: DataOptions, hooks: Hooks, samples: int | None) -> Piece:
+def _gather(ray: Any, graph: Graph, options: DataOptions, hooks: Hooks, dataset: Dataset) -> Piece:
     """Measure all shards and merge them, in the same tree whoever is done first."""
     gpus = 1 if options.providers == "cuda" else 0
     workers = max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
-    count = shards_for(workers, samples)
-    shard = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(measure_shard)
+    count = shards_for(workers, dataset.count)
+    shard = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=_lost(ray))(measure_shard)
     merge = ray.remote(num_cpus=0, max_retries=RETRIES)(merge_pieces)
     preprocess = options.preprocess
     if str(preprocess).endswith(".json"):
         preprocess = _absolute(preprocess)
-    shared = ray.put(replace(options, data=_absolute(options.data), preprocess=preprocess))
+    shared = replace(options, data=_absolute(options.data), preprocess=preprocess)
+    shards = [(index, count) for index in range(1, count + 1)]
+    if streams(dataset):
+        share = share_of(ray, workers)
+        parts = [ray.put(replace(shared, data=Streamed(dataset, one, share))) for one in shards]
+    else:
+        parts = [ray.put(shared)] * count
     path = str(Path(str(graph.path)).resolve())
-    leaves = [shard.remote(path, shared, (index, count)) for index in range(1, count + 1)]
+    leaves = [shard.remote(path, part, one) for part, one in zip(parts, shards, strict=True)]
     try:
         root = _tree(leaves, merge)
         _watch(ray, leaves, hooks)
@@ -146,6 +155,12 @@ def _gather(ray: Any, graph: Graph, options: DataOptions, hooks: Hooks, samples:
             what, at=str(graph.path), fix="give workers more memory, or use a smaller --batch-size"
         ) from error
     return piece
+
+
+def _lost(ray: Any) -> list[type[Exception]]:
+    """Return what a shard meets when a node dies with samples that were read for it: it is measured again."""
+    names = ("ObjectLostError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "RaySystemError")
+    return [getattr(ray.exceptions, name) for name in names if hasattr(ray.exceptions, name)]
 
 
 def shards_for(workers: int, samples: int | None) -> int:

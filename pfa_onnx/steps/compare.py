@@ -35,7 +35,7 @@ def compare(
     one, other = load(original), load(pruned)
     _require_same_interface(one, other)
     dataset = open_dataset(one, options)
-    size = batch_size_for(one.inputs, options.batch_size)
+    size = batch_size_for(one.inputs, options.batch_size, options.providers)
     runners = (
         Runner(original, providers=options.providers),
         Runner(pruned, providers=options.providers),

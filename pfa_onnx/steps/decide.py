@@ -12,23 +12,27 @@ import numpy as np
 from pfa_onnx.errors import TargetError, UsageError
 from pfa_onnx.graph.edits import Edits, Mask, Stuck
 from pfa_onnx.graph.follow import follow
-from pfa_onnx.graph.norms import filter_norms
 from pfa_onnx.graph.plan import legalise, settle
 from pfa_onnx.graph.planned import Planned
+from pfa_onnx.graph.streams import residual_sums
 from pfa_onnx.graph.trace import Trace, Traced
-from pfa_onnx.options import Hooks, PlanOptions
-from pfa_onnx.recipe import Coupling, Ints, Method, Reason, Wish
-from pfa_onnx.stats.pfa import Spectrum, asked, spectrum
+from pfa_onnx.options import DataOptions, Hooks, PlanOptions
+from pfa_onnx.recipe import Coupling, Floats, Ints, Layer, Method, Reason, Wish
+from pfa_onnx.responses import PAPER, Responses
+from pfa_onnx.stats.coupling import mean_counts, with_streams
+from pfa_onnx.stats.pfa import Spectrum, asked
 from pfa_onnx.stats.selection import removal_orders, wish
-from pfa_onnx.steps.measure import Measured
+from pfa_onnx.steps.measure import Measured, with_eigenvalues
+from pfa_onnx.steps.reconstruction import Reads
 from pfa_onnx.steps.replay import Kept, Replayed
+from pfa_onnx.steps.selects import scores
 
 ENOUGH_SAMPLES = 10  # samples a channel, below which the spectrum is noticeably underestimated
 
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What was decided. keep: [labels], True for what stays; edits: how the graph follows."""
+    """What was decided. keep: [labels], True for what stays; edits: how the graph follows; responses: by which."""
 
     trace: Trace
     method: Method
@@ -36,6 +40,7 @@ class Decision:
     asked: Mapping[str, int]
     keep: Mask
     edits: Edits
+    responses: Responses = PAPER
 
 
 class Decider:
@@ -48,33 +53,48 @@ class Decider:
         hooks: Hooks,
         *,
         timed: Callable[[], Callable[[Edits], float]] | None = None,
+        data: DataOptions | None = None,
         replays: bool = False,
     ) -> None:
-        """Settle what may go. timed: how run time is measured, if it is the target; replays: no data decides."""
-        self._timed = timed
+        """Settle what may go.
+
+        timed: how run time is measured, if it is the target. data: inputs for what the statistics do not hold.
+        replays: no data decides.
+        """
+        self._timed, self._data = timed, data or DataOptions()
         self.measured = measured
         self.options = options
         self.round_to = options.round_to if isinstance(options.round_to, int) else 1
         self.hooks = hooks
         held = {**measured.unmeasured, **self._left_out(), **({} if replays else self._too_few())}
         self.trace = settle(measured.graph, measured.shapes, held.items(), through_norm=options.through_norm)
-        self._orders: dict[tuple[str, int], tuple[Ints, ...]] = {}
+        self._orders: dict[tuple[str, int, bool], tuple[Ints, ...]] = {}
+        self._deciding: dict[tuple[bool, str], dict[str, Spectrum]] = {}
 
     @cached_property
     def spectra(self) -> dict[str, Spectrum]:
         """The spectrum of every measured layer (paper, section 3.1)."""
-        found = {}
-        moments = self.measured.stats.moments
-        for k, traced in enumerate(self.trace.layers):
-            if traced.layer.output in moments:
-                found[traced.layer.output] = spectrum(moments[traced.layer.output].covariance)
-            self.hooks.progress("spectra", k + 1, len(self.trace.layers))
+        known = self._eigenvalues
+        names = (traced.layer.output for traced in self.trace.layers)
+        found = {output: Spectrum(known[output]) for output in names if output in known}
         still = [name for name, one in found.items() if one.channels > 1 and not one.eigenvalues.any()]
         if still:
             self.hooks.warn(
                 f"{len(still)} layers do not vary at all on this data, so that PFA keeps one channel of each, such as "
                 f"'{still[0]}': are the inputs what they should be?"
             )
+        return found
+
+    @cached_property
+    def _eigenvalues(self) -> Mapping[str, Floats]:
+        return with_eigenvalues(self.measured, self.hooks).stats.eigenvalues
+
+    @cached_property
+    def _streams(self) -> tuple[Layer, ...]:
+        """The residual sums that were measured, as if they were layers."""
+        found = tuple(traced.layer for traced in residual_sums(self.trace, self._eigenvalues))
+        if not found:
+            self.hooks.warn("--couple stream: no residual sum was measured, so that layers are asked as without it")
         return found
 
     @property
@@ -95,10 +115,12 @@ class Decider:
 
     def _decision(self, method: Method) -> Decision:
         while True:
-            counts = asked(self.spectra, method)
+            spectra = self.spectra_for(method)
+            counts = asked(spectra, method)
             keep = self.kept(method, counts)
             try:
-                return Decision(self.trace, method, self.spectra, counts, keep, follow(self.trace, keep))
+                responses = self.measured.stats.responses
+                return Decision(self.trace, method, spectra, counts, keep, follow(self.trace, keep), responses)
             except Stuck as stuck:  # the rehearsals did not meet this one: freeze what the node reads, plan again
                 node = self.trace.graph.nodes[stuck.index]
                 reason = Reason(f"{node.op_type} {stuck.why}", str(node.name or node.outputs[0].name))
@@ -143,7 +165,7 @@ class Decider:
         self._check_fits(keep, recipe)
         decision = follow(self.trace, keep)
         counts = {t.layer.output: int(keep[t.layer.labels].sum()) for t in self.trace.layers}
-        return Decision(self.trace, replayed.method, {}, counts, keep, decision)
+        return Decision(self.trace, replayed.method, {}, counts, keep, decision, replayed.responses)
 
     def _check_fits(self, keep: Mask, recipe: Kept) -> None:
         order = np.flatnonzero(~keep)
@@ -177,12 +199,13 @@ class Decider:
         samples = self.measured.stats.samples
         layers = [t for t in self.measured.layers if t.layer.output not in self.measured.unmeasured]
         widest = max((t.layer.channels for t in layers), default=0)
+        rows = {t.layer.output: self._rows(t) for t in layers}
         frozen = {
             t.layer.output: Reason(
-                f"has {t.layer.channels} channels, which {samples} samples cannot describe", t.layer.node
+                f"has {t.layer.channels} channels, which {rows[t.layer.output]} samples cannot describe", t.layer.node
             )
             for t in layers
-            if samples < t.layer.channels
+            if rows[t.layer.output] < t.layer.channels
         }
         if frozen and not self.options.allow_few_samples:
             self.hooks.warn(
@@ -190,26 +213,45 @@ class Decider:
                 "samples or more, or --allow-few-samples"
             )
             return frozen
-        if samples < ENOUGH_SAMPLES * widest:
+        if any(rows[t.layer.output] < ENOUGH_SAMPLES * t.layer.channels for t in layers):
             self.hooks.warn(
                 f"{samples} samples for layers of up to {widest} channels: with fewer than {ENOUGH_SAMPLES} a channel, "
                 "PFA keeps fewer channels than it would with more data"
             )
         return {}
 
+    def _rows(self, traced: Traced) -> int:
+        """Return how many samples a layer's spectrum is of; with --pool positions, a sample has several of them."""
+        stats = self.measured.stats
+        return stats.moments[traced.layer.output].count if stats.responses.pool == "positions" else stats.samples
+
     # --- how many, and which ---------------------------------------------------------------------------
 
+    def spectra_for(self, method: Method) -> dict[str, Spectrum]:
+        """Return the spectra that this method decides by: shrunk, and those of residual sums too, if it says so."""
+        key = (method.couple == "stream", method.shrink)
+        if key not in self._deciding:
+            found = dict(self.spectra)
+            if method.couple == "stream":
+                found |= {layer.output: Spectrum(self._eigenvalues[layer.output]) for layer in self._streams}
+            if method.shrink == "oas":
+                moments = self.measured.stats.moments
+                found = {output: one.shrunk(moments[output].count) for output, one in found.items()}
+            self._deciding[key] = found
+        return self._deciding[key]
+
     def _wish(self, method: Method, counts: Mapping[str, int]) -> Wish:
-        coupling = self.coupling
-        key = (method.select, method.seed)
+        stats, members = self.measured.stats, self.coupling
+        coupling = with_streams(members, self._streams) if method.couple == "stream" else members
+        key = (method.select, method.seed, method.couple == "stream")
         if key not in self._orders:
-            moments = self.measured.stats.moments
-            norms = None
-            if method.select in {"l1", "l2"}:
-                power = 1 if method.select == "l1" else 2
-                norms = {t.layer.output: filter_norms(self.trace, t, power) for t in self.trace.layers}
-            self._orders[key] = removal_orders(coupling, method, {k: m.m2 for k, m in moments.items()}, norms)
-        return wish(coupling, counts, self._orders[key])
+            # only what ranks by responses can ask the sums of layers in their place
+            ranked = coupling if method.select == "pfa" else members
+            squares = {output: moments.m2 for output, moments in stats.moments.items()}
+            norms = scores(method.select, self.trace, members, stats)
+            reads = Reads(self.trace, self._data, self.hooks) if method.select == "reconstruct" else None
+            self._orders[key] = removal_orders(ranked, method, squares, norms, reads)
+        return wish(coupling, mean_counts(members, counts) if method.couple == "mean" else counts, self._orders[key])
 
     def _closed_form(self, name: str) -> Callable[[Mask], float]:
         planned = Planned(self.trace, self.measured.probed)
@@ -225,12 +267,13 @@ class Decider:
         The recipe is a step function of tau: it changes only where a layer's cumulative energy is reached.
         """
         assert method.target is not None
-        steps = np.unique(np.concatenate([s.breakpoints() for s in self.spectra.values()] or [np.array([1.0])]))
+        spectra = self.spectra_for(method)
+        steps = np.unique(np.concatenate([s.breakpoints() for s in spectra.values()] or [np.array([1.0])]))
 
         @cache
         def cost(k: int) -> float:
             tried = replace(method, tau=float(steps[k]))
-            return ratio(self.kept(tried, asked(self.spectra, tried)))
+            return ratio(self.kept(tried, asked(spectra, tried)))
 
         low, high = -1, len(steps) - 1  # low always fits (once it is not -1), high + 1 never does
         if cost(high) <= method.target:

@@ -26,7 +26,7 @@ def latency_ratio(
     repeats, max_seconds: as in `paired_latency`.
     """
     graph = measured.graph
-    size = batch_size_for(graph.inputs, options.batch_size)
+    size = batch_size_for(graph.inputs, options.batch_size, options.providers)
     feeds = {name: np.resize(array, (size, *array.shape[1:])) for name, array in measured.stats.inputs.items()}
     assert graph.path is not None
     original = Runner(graph.path, providers=options.providers)

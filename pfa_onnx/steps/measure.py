@@ -13,20 +13,25 @@ import numpy.typing as npt
 from pfa_onnx.errors import DataError, ModelError, StatsError, UsageError
 from pfa_onnx.graph.cost import macs, parameters
 from pfa_onnx.graph.model import Graph, files_size
+from pfa_onnx.graph.norms import operands_of
 from pfa_onnx.graph.ops.refusals import way_out
+from pfa_onnx.graph.streams import residual_sums
 from pfa_onnx.graph.taps import probe
 from pfa_onnx.graph.trace import Traced, Tracer
 from pfa_onnx.options import DataOptions, Hooks
 from pfa_onnx.recipe import Reason, Size
+from pfa_onnx.responses import Responses
 from pfa_onnx.results import DataInfo, ModelInfo
 from pfa_onnx.stats.data import Batch, Dataset, open_data, require_two
 from pfa_onnx.stats.parts import WHOLE
+from pfa_onnx.stats.pfa import spectra
 from pfa_onnx.stats.preprocess import make_preprocess
 from pfa_onnx.stats.session import batch_size_for, fixed_batch, prefetch
 from pfa_onnx.stats.statsfile import StatsFile, load_stats
+from pfa_onnx.stats.store import Each, in_threads
 from pfa_onnx.steps.calibration import Calibration
 from pfa_onnx.steps.onepass import OnePass, keep
-from pfa_onnx.steps.resume import Checkpoints, refuse_other
+from pfa_onnx.steps.resume import Checkpoints, refuse_other, refuse_other_responses
 from pfa_onnx.steps.serialized import load_runner
 
 Array = npt.NDArray[Any]
@@ -56,26 +61,30 @@ def measure(graph: Graph, options: DataOptions, hooks: Hooks, checkpoints: Check
     checkpoints: where to save it from time to time, and perhaps to go on from.
     """
     dataset = open_dataset(graph, options)
-    size = batch_size_for(graph.inputs, options.batch_size)
+    size = batch_size_for(graph.inputs, options.batch_size, options.providers)
     before = checkpoints.load() if checkpoints else None
     batches = dataset.batches(size, before.position if before else 0)
     first = next(batches, None)
     if before and checkpoints:  # only now: a stream knows itself from its first sample on
-        refuse_other(before.stats, graph, dataset, prepared_by(dataset), checkpoints.path)
+        refuse_other(before.stats, graph, dataset, prepared_by(dataset), options.responses, at=checkpoints.path)
     if first is None and before is None:
         raise DataError("there are no samples", at=dataset.source, fix="give --data some inputs")
     kept = before.stats.inputs if before else {} if first is None else keep(first)
     shapes, probed = learn_shapes(graph, kept)
     layers = find_layers(graph, shapes)
     report_refused(graph, hooks)
-    calibration = Calibration(graph, layers, options, size)
+    operands = operands_of(graph, layers, shapes) if options.responses.inputs else {}
+    sums = find_sums(graph, shapes) if options.responses.sums else ()
+    calibration = Calibration(graph, (*layers, *sums), options, size, probed=probed, operands=operands)
+    if calibration.without_cuda:
+        hooks.warn(f"CUDA does not start ({calibration.without_cuda}); the CPU runs the model")
     run = OnePass(graph, dataset, calibration, kept, prepared_by(dataset), before=before)
     if before and checkpoints and not calibration.restore(before):
         raise StatsError("the checkpoint is of other layers", at=str(checkpoints.path), fix="leave --resume out")
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            for batch in prefetch(_chain(first, batches)):
-                run.take(batch)
+            for ready in prefetch(calibration.prepare(batch) for batch in _chain(first, batches)):
+                run.take(ready)
                 hooks.progress("calibrate", run.seen, dataset.count)
                 if checkpoints and checkpoints.due:
                     checkpoints.save(run.checkpoint())
@@ -87,7 +96,7 @@ def measure(graph: Graph, options: DataOptions, hooks: Hooks, checkpoints: Check
     report_skipped(skipped, hooks)
     if options.shard == WHOLE:
         require_two(dataset, run.seen)
-    stats = run.stats(calibration.moments())
+    stats = run.stats(calibration.moments(), calibration.squares())
     info = DataInfo(dataset.source, run.seen, stats.preprocess, calibration.provider, size, skipped)
     return Measured(graph, shapes, probed, layers, calibration.unmeasured, stats, info)
 
@@ -98,12 +107,15 @@ def finished(target: Path, graph: Graph, options: DataOptions) -> bool:
         return False
     dataset = open_dataset(graph, options)
     next(dataset.batches(1), None)  # a stream knows itself from its first sample on
-    refuse_other(load_stats(target), graph, dataset, prepared_by(dataset), target)
+    refuse_other(load_stats(target), graph, dataset, prepared_by(dataset), options.responses, at=target)
     return True
 
 
-def recall(graph: Graph, path: Path) -> Measured:
-    """Take the statistics from a file instead; only the shapes are learned, from an input that it keeps."""
+def recall(graph: Graph, path: Path, responses: Responses | None = None) -> Measured:
+    """Take the statistics from a file instead; only the shapes are learned, from an input that it keeps.
+
+    responses: what must have been measured; None where nothing is decided.
+    """
     stats = load_stats(path)
     if stats.model_sha256 != graph.sha256:
         raise StatsError(
@@ -112,11 +124,23 @@ def recall(graph: Graph, path: Path) -> Measured:
             at=str(path),
             fix=f"run `pfa-onnx analyze {graph.path} --data DATA --save-stats {path}` again",
         )
+    if responses is not None:
+        refuse_other_responses(stats, responses, path)
     shapes, probed = learn_shapes(graph, stats.inputs)
     layers = find_layers(graph, shapes)
     unmeasured = {t.layer.output: _without_samples(t) for t in layers if t.layer.output not in stats.moments}
     info = DataInfo(stats.source, stats.samples, stats.preprocess, stats.provider, 0)
     return Measured(graph, shapes, probed, layers, unmeasured, stats, info)
+
+
+def with_eigenvalues(measured: Measured, hooks: Hooks) -> Measured:
+    """Return what was measured with the eigenvalues of every layer: the arithmetic that takes longest."""
+    stats = measured.stats
+    if stats.eigenvalues:
+        return measured
+    found = spectra(stats.moments, lambda count: hooks.progress("spectra", count, len(stats.moments)))
+    eigenvalues = {output: one.eigenvalues for output, one in found.items()}
+    return replace(measured, stats=replace(stats, eigenvalues=eigenvalues))
 
 
 def without_covariances(measured: Measured) -> Measured:
@@ -135,7 +159,7 @@ def glimpse(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
         kept, info = _zeros(graph), None
     else:
         dataset = open_dataset(graph, options)
-        size = batch_size_for(graph.inputs, options.batch_size)
+        size = batch_size_for(graph.inputs, options.batch_size, options.providers)
         first = next(dataset.batches(size), None)
         if first is None:
             raise DataError("there are no samples", at=dataset.source, fix="give --data some inputs")
@@ -155,8 +179,8 @@ def _zeros(graph: Graph) -> dict[str, Array]:
     }
 
 
-def open_dataset(graph: Graph, options: DataOptions) -> Dataset:
-    """Open the data for this model; data is never invented."""
+def open_dataset(graph: Graph, options: DataOptions, each: Each = in_threads) -> Dataset:
+    """Open the data for this model; data is never invented. each: as in `open_data`."""
     if options.data is None:
         raise UsageError(
             "no data: PFA measures the model on real inputs, and none are ever invented",
@@ -165,7 +189,8 @@ def open_dataset(graph: Graph, options: DataOptions) -> Dataset:
     chosen = options.preprocess
     if isinstance(chosen, str | Path) or options.overrides:
         chosen = make_preprocess(str(chosen), **options.overrides)
-    return open_data(options.data, graph.inputs, preprocess=chosen, limit=options.limit, shard=options.shard)
+    given = options.data
+    return open_data(given, graph.inputs, preprocess=chosen, limit=options.limit, shard=options.shard, each=each)
 
 
 def prepared_by(dataset: Dataset) -> dict[str, Any]:
@@ -195,6 +220,13 @@ def find_layers(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> tuple[Trace
     if not layers:
         raise _no_layers(graph)
     return layers
+
+
+def find_sums(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> tuple[Traced, ...]:
+    """Return the sums of residual streams, which are measured like layers."""
+    tracer = Tracer(graph, shapes)
+    tracer.run()
+    return residual_sums(tracer.finish())
 
 
 def _no_layers(graph: Graph) -> ModelError:

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pfa_onnx.graph.model import Graph
+from pfa_onnx.recipe import Floats
 from pfa_onnx.stats.checkpoint import Checkpoint
 from pfa_onnx.stats.covariance import Moments
 from pfa_onnx.stats.data import Batch, Dataset
 from pfa_onnx.stats.statsfile import StatsFile
-from pfa_onnx.steps.calibration import Calibration
+from pfa_onnx.steps.calibration import Calibration, Ready
 
 Array = npt.NDArray[Any]
 
@@ -42,9 +43,10 @@ class OnePass:
         self._position = before.position if before else 0
         self.seen = before.stats.samples if before else 0
 
-    def take(self, batch: Batch) -> None:
+    def take(self, ready: Ready) -> None:
         """Measure a batch."""
-        self._calibration.add(batch)
+        self._calibration.add(ready)
+        batch = ready.batch
         self.seen += batch.count
         self._position = self._dataset.position(self.seen, batch.names[-1])
         if self._begun:  # the very first batch gave what is kept
@@ -55,7 +57,7 @@ class OnePass:
         """Return what could not be read, by this run and the one before."""
         return (*self._skipped, *self._dataset.skipped)
 
-    def stats(self, moments: Mapping[str, Moments]) -> StatsFile:
+    def stats(self, moments: Mapping[str, Moments], squares: Mapping[str, Floats]) -> StatsFile:
         """Return the statistics so far."""
         providers = dict.fromkeys(name for name in (self._providers, self._calibration.provider) if name)
         return StatsFile(
@@ -67,13 +69,15 @@ class OnePass:
             inputs=self._kept,
             preprocess=self._preprocess,
             parts=(self._dataset.part(),),
+            responses=self._calibration.responses,
+            squares=squares,
         )
 
     def checkpoint(self) -> Checkpoint:
         """Return what another run needs to go on from here."""
         states = self._calibration.states()
         return Checkpoint(
-            stats=self.stats({output: seen for output, (seen, _) in states.items()}),
+            stats=self.stats({output: seen for output, (seen, _) in states.items()}, self._calibration.squares()),
             waiting={output: waiting for output, (_, waiting) in states.items()},
             position=self._position,
             # reading runs ahead: what it skipped there, the next run will meet again

@@ -10,6 +10,7 @@ from typing import Any
 
 from pfa_onnx.errors import StatsError
 from pfa_onnx.recipe import Method
+from pfa_onnx.responses import PAPER, Responses
 
 SCHEMA = 1
 
@@ -19,11 +20,15 @@ Kept = Mapping[str, tuple[int, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a report decided: the method, what stays, and whether normalisations may run over the kept channels only."""
+    """What a report decided: the method, what stays, and whether normalisations may run over the kept channels only.
+
+    responses: what had been measured.
+    """
 
     method: Method
     kept: Kept
     through_norm: bool = False
+    responses: Responses = PAPER
 
 
 def read_recipe(path: Path) -> Replayed:
@@ -57,7 +62,14 @@ def parse_recipe(text: str, at: str) -> Replayed:
     through_norm = content.get("through_norm", False)
     if not isinstance(through_norm, bool):
         raise _broken(f"the recipe's through_norm is {through_norm!r}, neither true nor false", at)
-    return Replayed(_method(content.get("method"), at), recipe, through_norm)
+    return Replayed(_method(content.get("method"), at), recipe, through_norm, _responses(content, at))
+
+
+def _responses(content: dict[str, Any], at: str) -> Responses:
+    try:
+        return Responses.of(content.get("responses", {}))
+    except (TypeError, ValueError):
+        raise _broken("the recipe's responses were measured in no way that this version knows", at) from None
 
 
 def _method(found: Any, at: str) -> Method:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pfa_onnx.errors import StatsError
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.options import Hooks
+from pfa_onnx.responses import Responses
 from pfa_onnx.stats.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfa_onnx.stats.data import Dataset
 from pfa_onnx.stats.statsfile import StatsFile
@@ -52,8 +53,10 @@ class Checkpoints:
             hooks.warn(f"the first {self.saved} samples are saved: the same command with --resume continues there")
 
 
-def refuse_other(found: StatsFile, graph: Graph, dataset: Dataset, preprocess: object, at: Path) -> None:
-    """Raise StatsError unless these statistics are of this model and these samples."""
+def refuse_other(
+    found: StatsFile, graph: Graph, dataset: Dataset, preprocess: object, responses: Responses, *, at: Path
+) -> None:
+    """Raise StatsError unless these statistics are of this model, these samples and these responses."""
     what = None
     if found.model_sha256 != graph.sha256:
         what = "another model"
@@ -61,6 +64,30 @@ def refuse_other(found: StatsFile, graph: Graph, dataset: Dataset, preprocess: o
         what = "other data, another --limit or another --shard"
     elif dict(found.preprocess) != preprocess:
         what = "other preprocessing"
+    elif found.responses != responses:
+        what = f"other responses: {found.responses.flags}, and not {responses.flags}"
     if what is not None:
         fix = "leave --resume out to measure anew, or choose another --save-stats"
         raise StatsError(f"what --resume found is of {what}", at=str(at), fix=fix)
+
+
+def refuse_other_responses(found: StatsFile, wanted: Responses, at: Path) -> None:
+    """Raise StatsError unless these statistics are of the responses that are wanted, with all that is needed."""
+    have = found.responses
+    if (have.pool, have.tap) != (wanted.pool, wanted.tap):
+        given = f"--pool {have.pool} --tap {have.tap}"
+        raise StatsError(
+            f"{at.name} was measured with {given}, not with --pool {wanted.pool} --tap {wanted.tap}",
+            at=str(at),
+            fix=f"decide with {given}, or measure again",
+        )
+    for there, needed, what, flag in (
+        (have.inputs, wanted.inputs, "the mean squares of what layers read", "--select wanda"),
+        (have.sums, wanted.sums, "the responses of residual sums", "--couple stream"),
+    ):
+        if needed and not there:
+            raise StatsError(
+                f"{at.name} is without {what}, which {flag} needs",
+                at=str(at),
+                fix=f"measure again with {flag} and --save-stats, or leave {flag} out",
+            )

@@ -43,7 +43,7 @@ def time_ratio(path: Path, rounds: int, size: int) -> tuple[float, float, float]
     batch = Batch(feeds, ("",) * size, (None,) * size)
     pairs = []
     for k in range(rounds + 1):
-        order = [("plain", lambda: plain.run(feeds)), ("taps", lambda: calibration.add(batch))]
+        order = [("plain", lambda: plain.run(feeds)), ("taps", lambda: calibration.add(calibration.prepare(batch)))]
         seconds = {}
         for name, run in order if k % 2 else order[::-1]:
             start = time.perf_counter()

@@ -11,9 +11,10 @@ import time
 import numpy as np
 
 from pfa_onnx.recipe import Coupling, Layer, Method
-from pfa_onnx.stats.covariance import Moments, one_blas_thread
+from pfa_onnx.stats.covariance import Moments
 from pfa_onnx.stats.pfa import asked, spectrum
 from pfa_onnx.stats.selection import removal_orders, wish
+from pfa_onnx.stats.threads import one_blas_thread
 
 WIDTHS = (64, 256, 512, 1024, 2048)
 VGG16 = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512, 4096, 4096)

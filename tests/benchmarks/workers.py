@@ -42,21 +42,27 @@ def seconds(path: Path, data: Path, workers: int, shards: int) -> float:
         ray.shutdown()
 
 
+def compare(samples: int, rounds: int) -> tuple[float, float]:
+    """Return the median seconds of one worker and of two."""
+    folder = Path(tempfile.gettempdir()) / "pfa-onnx-benchmarks"
+    folder.mkdir(exist_ok=True)
+    path, data = save_all(folder)["ResNet-50"], folder / f"pictures_{samples}.npy"
+    if not data.exists():
+        np.save(data, np.random.default_rng(0).random((samples, 3, 224, 224), dtype=np.float32))
+    times: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(rounds):
+        for workers, found in times.items():
+            found.append(seconds(path, data, workers, 4))
+    one, two = (statistics.median(found) for found in times.values())
+    return one, two
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    folder = Path(tempfile.gettempdir()) / "pfa-onnx-benchmarks"
-    folder.mkdir(exist_ok=True)
-    path, data = save_all(folder)["ResNet-50"], folder / f"pictures_{options.samples}.npy"
-    if not data.exists():
-        np.save(data, np.random.default_rng(0).random((options.samples, 3, 224, 224), dtype=np.float32))
-    times: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(options.rounds):
-        for workers, found in times.items():
-            found.append(seconds(path, data, workers, 4))
-    one, two = (statistics.median(found) for found in times.values())
+    one, two = compare(options.samples, options.rounds)
     print(f"one worker {one:.1f} s, two workers {two:.1f} s: {two / one:.2f} of the time")
 
 

@@ -12,7 +12,7 @@ from pfa_onnx.errors import StatsError
 from pfa_onnx.recipe import Coupling, Layer, Method
 from pfa_onnx.stats.covariance import Accumulator, Moments
 from pfa_onnx.stats.merge import merge_stats
-from pfa_onnx.stats.pfa import asked, spectrum
+from pfa_onnx.stats.pfa import asked, spectra, spectrum
 from pfa_onnx.stats.selection import removal_orders, wish
 from pfa_onnx.stats.statsfile import StatsFile, load_stats, save_stats
 
@@ -37,6 +37,10 @@ def measured(first=FIRST, second=SECOND, **changes):
         preprocess={"mean": [0.5, 0.5], "size": 224, "nested": {"a": None}},
     )
     return replace(stats, **changes)
+
+
+def with_eigenvalues(stats):
+    return replace(stats, eigenvalues={k: found.eigenvalues for k, found in spectra(stats.moments, int).items()})
 
 
 def recipe(stats):
@@ -177,7 +181,7 @@ def assert_refused(path, what="."):
 
 def rewrite(path, replace_entry, compress=zipfile.ZIP_STORED):
     """Save good statistics with some entries changed: replace_entry(name, array) -> array, bytes or None."""
-    save_stats(path, measured())
+    save_stats(path, with_eigenvalues(measured()))
     with np.load(path) as archive:
         arrays = {name: archive[name] for name in archive.files}
     with zipfile.ZipFile(path, "w", compress) as archive:
@@ -238,7 +242,15 @@ def test_a_changed_byte_never_escapes_as_another_error(tmp_path):
     assert refused > len(content) // 19 // 2
 
 
-@pytest.mark.parametrize("name", ["header", "mean/0", "m2/1", "input/0"])
+def test_eigenvalues_round_trip_and_vanish_in_a_merge(tmp_path):
+    stats = with_eigenvalues(measured())
+    save_stats(tmp_path / "s.npz", stats)
+    back = load_stats(tmp_path / "s.npz")
+    assert {k: v.tolist() for k, v in back.eigenvalues.items()} == {k: v.tolist() for k, v in stats.eigenvalues.items()}
+    assert merge_stats([back, back]).eigenvalues == {}, "they are those of a half"
+
+
+@pytest.mark.parametrize("name", ["header", "mean/0", "m2/1", "eigenvalues/1", "input/0"])
 def test_a_missing_entry_is_refused(tmp_path, name):
     rewrite(tmp_path / "s.npz", lambda entry, array: None if entry == name else array)
     assert_refused(tmp_path / "s.npz", name)
@@ -255,6 +267,10 @@ def test_a_missing_entry_is_refused(tmp_path, name):
         ("m2/0", lambda array: array * np.nan),
         ("mean/1", lambda array: array * np.inf),
         ("m2/0", lambda array: -array),
+        ("eigenvalues/0", lambda array: array[:-1]),
+        ("eigenvalues/0", lambda array: array[::-1]),
+        ("eigenvalues/0", lambda array: array - array.max()),
+        ("eigenvalues/1", lambda array: array * np.nan),
         ("header", lambda array: array[:-1]),
         ("header", lambda array: np.frombuffer(b"[]", np.uint8)),
         ("header", lambda array: np.frombuffer(b"\xff\xfe", np.uint8)),

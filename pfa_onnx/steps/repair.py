@@ -1,0 +1,222 @@
+"""Repair without training: surviving weights are solved anew, so that every layer makes what it made before the cut.
+
+A layer that read removed channels gets the weights, and the bias, whose outputs on calibration data come closest to the
+original's: ridge regression from streaming second moments. Layers are solved in order, each on what the already
+repaired ones give it, in as many stages as the budget of inference passes allows; inside a stage, later layers
+are solved on what they would read if the earlier ones were repaired perfectly. A quarter of the samples is held back,
+and decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pfa_onnx.errors import DataError
+from pfa_onnx.graph.model import Graph
+from pfa_onnx.graph.readers import Reader, add_bias, has_bias, matrix, readers, replace_matrix
+from pfa_onnx.graph.taps import showing
+from pfa_onnx.options import DataOptions, Hooks
+from pfa_onnx.recipe import Floats, Ints
+from pfa_onnx.results import LayerRepair, Repair
+from pfa_onnx.stats.regression import JointSums, matched, solve
+from pfa_onnx.stats.session import run_padded
+from pfa_onnx.stats.unfold import unfold
+from pfa_onnx.steps.decide import Decision
+from pfa_onnx.steps.samples import HELD, Samples
+from pfa_onnx.steps.serialized import load_runner
+
+Array = npt.NDArray[Any]
+
+PASSES = 8  # inference passes over the calibration data that repair may cost
+STAGE = 0.75  # of an inference pass that a stage costs: half of the original, and half of a smaller model
+WIDEST = 6144  # inputs of a layer that is solved: the matrix has their square, its solution takes their cube
+MEMORY = 1 << 27  # numbers in the moments of a stage
+RIDGES = (1e-3, 1e-2, 1e-1)
+MATCH = True
+
+
+def repair(small: Graph, decision: Decision, options: DataOptions, hooks: Hooks) -> Repair:
+    """Solve the layers of a cut model that read less than before, in place; return what it gained, if anything.
+
+    Raises UsageError without data, DataError when there are too few samples to hold some back.
+    """
+    return _Repairer(small, decision, options, hooks).run()
+
+
+@dataclass(eq=False)
+class _Job:
+    """One layer to solve. kept: which outputs of the original's layer are left; own: which of its inputs, if known."""
+
+    reader: Reader
+    unknowns: int
+    axis: int
+    kept: Ints
+    own: tuple[int, Ints] | None
+    train: JointSums
+    held: JointSums
+
+
+class _Repairer:
+    def __init__(self, small: Graph, decision: Decision, options: DataOptions, hooks: Hooks) -> None:
+        self._small, self._decision, self._hooks = small, decision, hooks
+        self._graph = decision.trace.graph
+        self._providers = options.providers
+        self._data = Samples(self._graph, options, "--repair")
+        if self._data.blocks < HELD:
+            raise DataError(
+                f"--repair has {self._data.count} samples, too few to hold some back",
+                at=self._data.source,
+                fix=f"give {HELD} or more, or a smaller --batch-size",
+            )
+
+    def run(self) -> Repair:
+        jobs = self._jobs()
+        start = self._output_error()
+        found: list[LayerRepair] = []
+        stages = self._stages(jobs)
+        for number, stage in enumerate(stages, 1):
+            found += self._solve(stage)
+            self._hooks.progress("repair", number, len(stages))
+        end = self._output_error()
+        return Repair(tuple(found), self._data.count, len(stages), start, end, applied=end < start)
+
+    # --- what is solved, and when --------------------------------------------------------------------------
+
+    def _jobs(self) -> list[_Job]:
+        trace, keep = self._decision.trace, self._decision.keep
+        layers = {traced.layer.output: traced for traced in trace.layers}
+        found = []
+        for reader in readers(self._small):
+            traced = layers.get(reader.output)
+            if traced is None or reader.source not in self._decision.edits.extents:
+                continue
+            unknowns = matrix(self._small, reader).shape[1]
+            if unknowns > WIDEST:
+                continue
+            kept = np.flatnonzero(keep[traced.layer.labels])
+            own = self._own_inputs(reader)
+            found.append(_Job(reader, unknowns, traced.axis, kept, own, JointSums(), JointSums()))
+        return found
+
+    def _own_inputs(self, reader: Reader) -> tuple[int, Ints] | None:
+        """Return the axis and the positions of the original's input that are left, where they lie along one axis."""
+        trace = self._decision.trace
+        mark = trace.marks.get(reader.source)
+        if mark is None or reader.source in trace.across:
+            return None
+        axis = reader.geometry.read % mark.rank
+        if mark.axes != (axis,):
+            return None
+        return axis, np.flatnonzero(self._decision.keep[mark.vector(axis)])
+
+    def _stages(self, jobs: Sequence[_Job]) -> list[list[_Job]]:
+        """Cut the layers into stages along their levels: as many as the budget allows, and what fits into memory."""
+        allowed = max(1, int(PASSES * (self._data.total or self._data.count) / (STAGE * self._data.count)))
+        share = len(jobs) / allowed
+        stages: list[list[_Job]] = []
+        room = 0
+        for job in sorted(jobs, key=lambda job: job.reader.level):
+            size = 2 * sum(prod(pair) for pair in _extents(matrix(self._small, job.reader)))
+            alike = stages and stages[-1][-1].reader.level == job.reader.level
+            if not stages or room < size or not (alike or len(stages[-1]) < share):
+                stages.append([])
+                room = MEMORY
+            stages[-1].append(job)
+            room -= size
+        return stages
+
+    # --- one stage -------------------------------------------------------------------------------------------
+
+    def _solve(self, stage: list[_Job]) -> list[LayerRepair]:
+        first = min(job.reader.level for job in stage)
+        ahead = [job for job in stage if job.reader.level > first and job.own is not None]
+        direct = [job for job in stage if job not in ahead]
+        wanted = dict.fromkeys([*(job.reader.output for job in stage), *(job.reader.source for job in ahead)])
+        original = load_runner(showing(self._graph.model, list(wanted)), self._graph, self._providers)
+        read = list(dict.fromkeys(job.reader.source for job in direct))
+        cut = load_runner(showing(self._small.model, read), self._graph, self._providers) if read else None
+        random = np.random.default_rng(0)
+        for batch, held in self._data.batches():
+            made = run_padded(original, batch, list(wanted), self._data.size)
+            seen = run_padded(cut, batch, read, self._data.size) if cut else {}
+            for job in stage:
+                x = seen[job.reader.source] if job in direct else _take(made[job.reader.source], job.own)
+                y = np.take(made[job.reader.output], job.kept, axis=job.axis)
+                rows = unfold(job.reader.geometry, x, y, self._data.rows(job.unknowns), random)
+                if rows is not None and len(rows[0]):
+                    (job.held if held else job.train).add(*rows)
+        return [self._settle(job) for job in stage]
+
+    def _settle(self, job: _Job) -> LayerRepair:
+        """Choose among the weights that were solved by the samples that were held back, and write them."""
+        reader, old = job.reader, matrix(self._small, job.reader)
+        none = LayerRepair(reader.output, reader.name, 1.0, 1.0, "nothing")
+        if not job.train.count or not job.held.count:
+            return none
+        train, held = job.train.moments(), job.held.moments()
+        job.train, job.held = JointSums(), JointSums()
+        if not has_bias(self._small, reader):
+            train, held = train.about_zero(), held.about_zero()
+        shift = self._shift(reader)
+        scale = max(float(held.yy.sum()), np.finfo(np.float64).tiny)
+        start = float(held.error(old, shift).sum())
+        ways = [("bias", old), *(("least squares", solve(train, old, ridge)) for ridge in RIDGES)]
+        errors = [float(held.error(weights, train.intercept(weights)).sum()) for _, weights in ways]
+        best = int(np.argmin(errors))
+        if not errors[best] < start:
+            return replace(none, before=start / scale, after=start / scale)
+        how, weights = ways[best]
+        if MATCH and how == "least squares":
+            weights = matched(train, weights)
+        replace_matrix(self._small, reader, weights)
+        if has_bias(self._small, reader):
+            add_bias(self._small, reader, (train.intercept(weights) - shift).ravel())
+        return LayerRepair(reader.output, reader.name, start / scale, errors[best] / scale, how)
+
+    def _shift(self, reader: Reader) -> Floats:
+        """Return the bias that is added inside the layer already, [groups, n]."""
+        found = matrix(self._small, reader)
+        shape = (found.shape[0], found.shape[2])
+        node = reader.node
+        if node.op_type == "MatMul" or len(node.inputs) < 3 or node.inputs[2] is None:
+            return np.zeros(shape)
+        beta = node.attributes["beta"].value if "beta" in node.attributes else 1.0
+        value = self._small.array(node.inputs[2]).astype(np.float64) * (beta if node.op_type == "Gemm" else 1.0)
+        return np.broadcast_to(value.ravel(), (prod(shape),)).reshape(shape).copy()
+
+    # --- the outputs -------------------------------------------------------------------------------------------
+
+    def _output_error(self) -> float:
+        """Return how far the outputs are from the original's on held-back samples, relative to their spread."""
+        models = [load_runner(graph.model, self._graph, self._providers) for graph in (self._graph, self._small)]
+        errors = []
+        for batch, held in self._data.batches():
+            if not held:
+                continue
+            one, other = (run_padded(model, batch, None, self._data.size) for model in models)
+            errors += [_distance(one[name], other[name]) for name in one]
+        return float(np.mean([error for error in errors if error is not None] or [0.0]))
+
+
+def _extents(weights: Floats) -> list[tuple[int, int, int]]:
+    groups, d, n = weights.shape
+    return [(groups, d, d), (groups, d, n)]
+
+
+def _take(whole: Array, own: tuple[int, Ints] | None) -> Array:
+    assert own is not None
+    return np.take(whole, own[1], axis=own[0])
+
+
+def _distance(one: Any, other: Any) -> float | None:
+    """Return the mean square difference over the variance; None for what is no tensor of floats."""
+    if not isinstance(one, np.ndarray) or one.dtype.kind != "f" or one.shape != other.shape or not one.size:
+        return None
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    return float(np.mean((one - other) ** 2) / max(float(np.var(one)), np.finfo(np.float64).tiny))
