@@ -25,6 +25,7 @@ __all__ = [
     "PfaError",
     "PlanOptions",
     "Report",
+    "Responses",
     "analyze",
     "check",
     "merge",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pfa_onnx.graph.ops import rule
     from pfa_onnx.options import DataOptions, Hooks, PlanOptions
     from pfa_onnx.recipe import Method
+    from pfa_onnx.responses import Responses
     from pfa_onnx.results import CheckReport, LayerResult, Merged, Report
 
 _HOMES = {
@@ -55,6 +57,7 @@ _HOMES = {
     "LayerResult": "results",
     "Merged": "results",
     "Report": "results",
+    "Responses": "responses",
 }
 
 

@@ -29,7 +29,7 @@ def transposed(x, w, **attributes):
 
 def gemm(*, first, a, b):
     inputs = ["x", "w"] if first else ["w", "x"]
-    x, w = (array(5, 7), array(5, 3)) if first else (array(5, 7), array(5, 3))
+    x, w = array(5, 7), array(5, 3)
     left, right = (x, w) if first else (w, x)  # [5, .]: summed over axis 0 of both
     node = helper.make_node("Gemm", inputs, ["y"], transA=a, transB=b, alpha=0.5)
     turn = lambda m, flipped: m if flipped else m.T  # noqa: E731

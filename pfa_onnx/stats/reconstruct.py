@@ -59,7 +59,7 @@ class _State:
         size = len(read.labels)
         variance = float(np.trace(read.covariance)) / max(size, 1)
         ridge = RIDGE * variance if variance > 0 else 1.0
-        self._precision: Floats = np.linalg.inv(read.covariance + ridge * np.eye(size))
+        self._precision: Floats = np.linalg.inv(read.covariance + ridge * np.eye(size)).astype(np.float64)
         self._weights = np.array(read.weights)
         made = float(np.sum(read.weights * (read.covariance @ read.weights)))
         self._norm = max(made, np.finfo(np.float64).tiny)
@@ -83,8 +83,8 @@ class _State:
         done = self._lower[:, : self._rank]
         columns = self._precision[:, at] - done @ done[at].T
         root = np.linalg.cholesky(columns[at])
-        lower: Floats = np.linalg.solve(root, columns.T).T  # lower lower^T = columns (P_bb)^-1 columns^T
-        step = np.linalg.solve(columns[at], columns.T)  # [entries, d]
+        lower: Floats = np.linalg.solve(root, columns.T).T.astype(np.float64)  # lower lower^T = columns (P_bb)^-1 columns^T
+        step: Floats = np.linalg.solve(columns[at], columns.T).astype(np.float64)  # [entries, d]
         rows: Floats = self._weights[at] @ self._weights.T  # of W W^T
         self._weights -= step.T @ self._weights[at]
         self._lower[:, self._rank : self._rank + len(at)] = lower
