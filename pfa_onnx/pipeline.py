@@ -151,6 +151,7 @@ def prune(
     if repair and not unchanged:
         with clock("repair"):
             small, repaired = _repaired(small, decision, data, hooks)
+        hooks.note(f"repair took {clock.seconds['repair'] / clock.seconds['measure']:.1f} times the calibration")
     if init == "scratch":
         redraw(small, seed)
         embed_recipe(small, decision, graph.sha256, redrawn=seed)
@@ -231,7 +232,7 @@ def _repaired(small: Graph, decision: Decision, data: DataOptions, hooks: Hooks)
             f"{found.after:.3g} after): left out"
         )
         return small, found
-    embed_recipe(tried, decision, decision.trace.graph.sha256)
+    embed_recipe(tried, decision, decision.trace.graph.sha256, repair=found)
     return tried, found
 
 

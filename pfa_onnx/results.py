@@ -166,6 +166,7 @@ class CheckReport:
 
     metrics: agreement, cosine_min, cosine_mean, max_abs_error, params_ratio, macs_ratio, bytes_ratio,
     latency_ratio, and with labels accuracy_original and accuracy_pruned; None where one does not apply.
+    repair: what repair gained when the pruned model was made, without its layers.
     """
 
     original: ModelInfo
@@ -176,6 +177,7 @@ class CheckReport:
     outputs: Mapping[str, Mapping[str, Any]]
     gates: tuple[Gate, ...]
     changed: Sequence[Changed] = ()
+    repair: Repair | None = None
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from pfa_onnx import __version__
 from pfa_onnx.recipe import Method, Proof
 from pfa_onnx.report import words
 from pfa_onnx.responses import PAPER
-from pfa_onnx.results import CheckReport, DataInfo, LayerResult, ModelInfo, Report
+from pfa_onnx.results import CheckReport, DataInfo, LayerResult, ModelInfo, Repair, Report
 
 SCHEMA = 1
 
@@ -59,6 +59,7 @@ def _report(report: Report) -> dict[str, Any]:
         "method": method_fields(report.method),
         "through_norm": report.through_norm,
         **({} if report.round_to is None else {"round_to": report.round_to}),
+        **({} if report.repair is None else {"repair": asdict(report.repair)}),
         **({} if report.responses == PAPER else {"responses": report.responses.variants}),
         "layers": [_layer(layer) for layer in report.layers],
         "after": None if report.after is None else asdict(report.after),
@@ -104,6 +105,10 @@ def _layer(layer: LayerResult) -> dict[str, Any]:
     return fields | {"frozen": causes or None}
 
 
+def _gain(repair: Repair) -> dict[str, Any]:
+    return {"before": repair.before, "after": repair.after, "samples": repair.samples}
+
+
 def _check(report: CheckReport) -> dict[str, Any]:
     latency = report.latency_ms
     return {
@@ -118,5 +123,6 @@ def _check(report: CheckReport) -> dict[str, Any]:
         "gates": [asdict(gate) for gate in report.gates],
         "changed": [asdict(item) for item in report.changed],
         "passed": report.passed,
+        **({} if report.repair is None else {"repair": _gain(report.repair)}),
         "warnings": list(report.warnings),
     }

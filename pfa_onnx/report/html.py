@@ -74,6 +74,8 @@ def _report(report: Report) -> Iterable[str]:
     if report.output is not None:
         yield f"<p>{_text(words.tally(report))}</p>"
         yield f"<p>{_text(words.proof(report))}</p>"
+        if report.repair:
+            yield f"<p>{_text(words.repair(report.repair))}</p>"
     yield from _warnings(report.warnings)
     yield "<h2>Layers</h2>"
     legend = (("kept", "stays"), ("held", "had to stay"), ("gone", "removed"))

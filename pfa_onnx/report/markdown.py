@@ -25,6 +25,7 @@ def _report(report: Report) -> list[str | Table]:
     parts.append(tables.size_table(report))
     if pruned:
         parts += [_escape(f"{words.tally(report)}. {words.proof(report)}.")]
+        parts += [_escape(f"{words.repair(report.repair)}.")] if report.repair else []
     parts += ["### Layers", tables.group_table(report)]
     frozen = tables.frozen_table(report)
     if frozen.rows:

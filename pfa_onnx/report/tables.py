@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pfa_onnx.recipe import Size
 from pfa_onnx.report import numbers, words
-from pfa_onnx.results import CheckReport, Gate, LayerResult, Report
+from pfa_onnx.results import CheckReport, Gate, LayerResult, Repair, Report
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,16 @@ def _metric(name: str, value: float) -> str:
 def _gate_cells(gate: Gate) -> tuple[str, str, str]:
     value, limit = ("-", f"{gate.limit:.5f}") if gate.value is None else numbers.against(gate.value, gate.limit)
     return value, f"{'>=' if words.is_minimum(gate) else '<='} {limit}", "ok" if gate.passed else "FAIL"
+
+
+def repair_table(repair: Repair) -> Table:
+    """Return a row for each layer that repair looked at."""
+    columns = (Column("repaired", name=True), *_numbers("error before", "after"), Column("by"))
+    rows = (
+        (words.clean(layer.node or layer.output), f"{layer.before:.4f}", f"{layer.after:.4f}", layer.how)
+        for layer in repair.layers
+    )
+    return Table(columns, tuple(rows))
 
 
 def output_table(report: CheckReport) -> Table:

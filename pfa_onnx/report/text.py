@@ -83,6 +83,8 @@ def _pruned(report: Report, *, verbose: bool) -> list[str | Table]:
         tables.size_table(report),
         words.tally(report) + hint,
         words.proof(report),
+        *([tables.repair_table(report.repair)] if verbose and report.repair else []),
+        *([words.repair(report.repair)] if report.repair else []),
         f"wrote {words.clean(str(report.output))}",
     ]
 
@@ -94,6 +96,7 @@ def _check(report: CheckReport, *, verbose: bool) -> list[str | Table]:
         words.data_line(report.data),
         tables.compared_table(report),
         tables.metric_table(report),
+        *([words.repair(report.repair)] if report.repair else []),
     ]
     if len(report.outputs) > 1 or verbose:
         parts.append(tables.output_table(report))

@@ -8,7 +8,7 @@ from typing import Any
 from pfa_onnx.recipe import Method, Proof, Size
 from pfa_onnx.report import numbers
 from pfa_onnx.responses import PAPER, Responses
-from pfa_onnx.results import CheckReport, DataInfo, Gate, ModelInfo, Report
+from pfa_onnx.results import CheckReport, DataInfo, Gate, ModelInfo, Repair, Report
 
 # a gate's name without its prefix -> the metric it looks at
 METRIC_OF = {
@@ -122,6 +122,15 @@ def proof(report: Report) -> str:
         outcome += ", normalised over its kept channels only,"
     inputs = f"on {found.samples:,} input{'s' * (found.samples != 1)}"
     return f"proof: {outcome} {inputs}, largest relative error {found.max_relative_error:.1e}{_around(found)}{drawn}"
+
+
+def repair(found: Repair) -> str:
+    """Say what repair gained, on samples that it did not learn from."""
+    solved = sum(layer.how != "nothing" for layer in found.layers)
+    change = f"outputs {found.before:.3g} -> {found.after:.3g} of their variance away from the original's"
+    if not found.applied:
+        return f"repair: left out, {change} on held-back samples"
+    return f"repair: {solved} of {len(found.layers)} layers solved anew; {change} on held-back samples"
 
 
 def _around(found: Proof) -> str:

@@ -83,7 +83,8 @@ class _State:
         done = self._lower[:, : self._rank]
         columns = self._precision[:, at] - done @ done[at].T
         root = np.linalg.cholesky(columns[at])
-        lower: Floats = np.linalg.solve(root, columns.T).T.astype(np.float64)  # lower lower^T = columns (P_bb)^-1 columns^T
+        # lower lower^T = columns (P_bb)^-1 columns^T
+        lower: Floats = np.linalg.solve(root, columns.T).T.astype(np.float64)
         step: Floats = np.linalg.solve(columns[at], columns.T).astype(np.float64)  # [entries, d]
         rows: Floats = self._weights[at] @ self._weights.T  # of W W^T
         self._weights -= step.T @ self._weights[at]

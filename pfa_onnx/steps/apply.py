@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -23,6 +24,7 @@ from pfa_onnx.graph.external import external_files, unmap_all
 from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load
 from pfa_onnx.recipe import VARIANTS
 from pfa_onnx.responses import PAPER
+from pfa_onnx.results import LayerRepair, Repair
 from pfa_onnx.steps.decide import Decision
 
 Array = npt.NDArray[Any]
@@ -41,10 +43,17 @@ def cut_copy(graph: Graph, edits: Edits) -> Graph:
     return Graph(fresh.model, graph.path, graph.sha256)
 
 
-def embed_recipe(small: Graph, decision: Decision, original_sha256: str, *, redrawn: int | None = None) -> None:
+def embed_recipe(
+    small: Graph,
+    decision: Decision,
+    original_sha256: str,
+    *,
+    redrawn: int | None = None,
+    repair: Repair | None = None,
+) -> None:
     """Store the recipe in the model's metadata: enough to cut the same channels elsewhere.
 
-    redrawn: the seed by which all weights were drawn anew, if they were.
+    redrawn: the seed by which all weights were drawn anew, if they were. repair: what was gained by solving them anew.
     """
     keep = {
         t.layer.output: {
@@ -70,7 +79,23 @@ def embed_recipe(small: Graph, decision: Decision, original_sha256: str, *, redr
         content["responses"] = decision.responses.variants
     if redrawn is not None:
         content["redrawn"] = redrawn
+    if repair is not None:
+        how = {layer.output: layer.how for layer in repair.layers}
+        content["repair"] = {"after": repair.after, "before": repair.before, "layers": how, "samples": repair.samples}
     small.model.metadata_props[METADATA_KEY] = json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def embedded_repair(graph: Graph) -> Repair | None:
+    """Return what repair gained when a model was made, if it was repaired, without what it was layer by layer."""
+    try:
+        found = json.loads(graph.model.metadata_props.get(METADATA_KEY, "{}")).get("repair")
+        if found is None:
+            return None
+        layers = tuple(LayerRepair(str(k), "", math.nan, math.nan, str(how)) for k, how in found["layers"].items())
+        before, after = float(found["before"]), float(found["after"])
+        return Repair(layers, int(found["samples"]), 0, before, after, applied=True)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # metadata are anybody's
+        return None
 
 
 def serialized(small: Graph) -> onnx.ModelProto:

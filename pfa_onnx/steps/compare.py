@@ -16,6 +16,7 @@ from pfa_onnx.stats.compare import Comparison, Metrics
 from pfa_onnx.stats.data import Batch, Dataset
 from pfa_onnx.stats.latency import Latency, paired_latency
 from pfa_onnx.stats.session import Runner, batch_size_for, prefetch, run_padded
+from pfa_onnx.steps.apply import embedded_repair
 from pfa_onnx.steps.measure import describe_model, learn_shapes, open_dataset, prepared_by
 
 # gate -> (metric, whether it is a minimum)
@@ -67,6 +68,7 @@ def compare(
         latency_ms=None if timed is None else (timed.original_ms, timed.pruned_ms),
         outputs={name: dict(vars(output)) for name, output in metrics.per_output.items()},
         gates=tuple(_gate(name, limit, values) for name, limit in gates.items()),
+        repair=embedded_repair(other),
         changed=tuple(Changed(c.name, c.before, c.after) for c in metrics.changed),
     )
 
