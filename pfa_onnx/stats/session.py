@@ -85,6 +85,8 @@ class Runner:
         options = ort.SessionOptions()
         options.log_severity_level = _SILENT
         options.use_deterministic_compute = True
+        # threads that spin between two runs take the cores of what reads, adds up, or runs another model
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if early_shapes:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         threads = threads or _process.get("threads")

@@ -19,6 +19,7 @@ from models import save_all
 from pfa_onnx.graph.model import load
 from pfa_onnx.options import DataOptions, Hooks
 from pfa_onnx.steps import cluster
+from pfa_onnx.steps.measure import open_dataset
 
 
 def warm() -> None:
@@ -36,7 +37,7 @@ def seconds(path: Path, data: Path, workers: int, shards: int) -> float:
         ray.get([ray.remote(num_cpus=1)(warm).remote() for _ in range(workers)])
         cluster.SAMPLES, cluster.SHARDS = 1, shards // workers
         start = time.perf_counter()
-        cluster._gather(ray, graph, options, Hooks(), shards * 1000)
+        cluster._gather(ray, graph, options, Hooks(), open_dataset(graph, options))
         return time.perf_counter() - start
     finally:
         ray.shutdown()
