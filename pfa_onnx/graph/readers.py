@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 
 _LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _RENAMES = {"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,8 @@ class Reader:
 def readers(graph: Graph) -> Iterator[Reader]:
     """Yield the layers whose weights can be written anew, in execution order.
 
-    Left out are weights that are quantised, computed, or read by others too.
+    Left out are weights that are quantised, computed, or read by others too, and layers with a bias that is not one
+    number for each output.
     """
     depth: dict[str, int] = {}
     for node in graph.nodes:
@@ -70,6 +72,17 @@ def matrix(graph: Graph, reader: Reader) -> Floats:
     return np.ascontiguousarray(_scale(reader) * _read_first(reader, weight))[None]
 
 
+def extents(graph: Graph, reader: Reader) -> tuple[int, int, int]:
+    """Return the extents of its matrix."""
+    shape, g = graph.array(_given(reader.node.inputs[reader.operand])).shape, reader.geometry
+    if g.kind == "conv":
+        return g.groups, prod(shape[1:]), shape[0] // g.groups
+    if g.kind == "transposed":
+        return g.groups, shape[0] // g.groups * prod(shape[2:]), shape[1]
+    d, n = _read_first(reader, np.broadcast_to(0.0, shape)).shape
+    return 1, d, n
+
+
 def replace_matrix(graph: Graph, reader: Reader, wanted: Floats) -> None:
     """Write a matrix [groups, d, n] back into the constant that the weights come from."""
     value = _given(reader.node.inputs[reader.operand])
@@ -90,15 +103,25 @@ def add_bias(graph: Graph, reader: Reader, more: Floats) -> None:
     place = _bias_place(graph, reader)
     assert place is not None
     node, index, kind = place
+    more = more.ravel()
+    if node.op_type == "Gemm":
+        more = more / _beta(node)
     if kind == "new":
         _new_bias(graph, reader, more)
         return
     value = _given(node.inputs[index])
-    old = graph.array(value)
-    added = -more if kind == "mean" else more
-    if kind == "bias" and reader.node.op_type == "Gemm":
-        added = added / float(_attribute(reader.node, "beta", 1.0))
-    _write(graph, value, old + added.reshape(old.shape if old.size == added.size else -1))
+    old = graph.array(value).astype(np.float64)
+    _write(graph, value, old + (-more if kind == "mean" else more).reshape(old.shape))
+
+
+def own_bias(graph: Graph, reader: Reader) -> Floats:
+    """Return what the layer itself adds to what its weights make, [groups, n]."""
+    groups, _, n = extents(graph, reader)
+    value = _third(reader.node)
+    if value is None:
+        return np.zeros((groups, n))
+    found = graph.array(value).astype(np.float64).ravel() * (_beta(reader.node) if reader.node.op_type == "Gemm" else 1)
+    return np.broadcast_to(found, (groups * n,)).reshape(groups, n).copy()
 
 
 def has_bias(graph: Graph, reader: Reader) -> bool:
@@ -123,7 +146,16 @@ def _reader(graph: Graph, node: ir.Node, level: int) -> Reader | None:
     if geometry is None:
         return None
     source = _given(node.inputs[1 - operand])
-    return Reader(node, str(source.name), str(node.outputs[0].name), operand, geometry, level)
+    found = Reader(node, str(source.name), str(node.outputs[0].name), operand, geometry, level)
+    bias = _third(node)
+    if bias is not None and not (graph.is_constant(bias) and _is_one_each(graph, found, bias)):
+        return None  # what is added differs from position to position
+    return found
+
+
+def _third(node: ir.Node) -> ir.Value | None:
+    """Return the bias that is an input of the layer itself."""
+    return node.inputs[2] if node.op_type != "MatMul" and len(node.inputs) > 2 else None
 
 
 def _geometry(graph: Graph, node: ir.Node, operand: int) -> Geometry | None:
@@ -145,7 +177,7 @@ def _geometry(graph: Graph, node: ir.Node, operand: int) -> Geometry | None:
             begins=tuple(_attribute(node, "pads", [0] * 2 * rank))[:rank],
             auto_pad=str(pad),
         )
-    if any(extent != 1 for extent in shape[:-2]) or len(shape) < 2:
+    if any(extent != 1 for extent in shape[:-2]) or len(shape) < 2 or _attribute(node, "alpha", 1.0) == 0:
         return None
     if node.op_type == "MatMul":
         return Geometry("matrix", read=-1, made=-1) if operand else Geometry("matrix", read=-2, made=-2)
@@ -167,50 +199,60 @@ def _scale(reader: Reader) -> float:
     return float(_attribute(reader.node, "alpha", 1.0)) if reader.node.op_type == "Gemm" else 1.0
 
 
+def _beta(gemm: ir.Node) -> float:
+    return float(_attribute(gemm, "beta", 1.0))
+
+
 # --- where the bias lies ----------------------------------------------------------------------------------
 
 
 def _bias_place(graph: Graph, reader: Reader) -> tuple[ir.Node, int, str] | None:
     """Return the node, its input, and what that is: "bias", the "mean" of a normalisation, or "new"."""
     node = reader.node
-    if node.op_type != "MatMul" and len(node.inputs) > 2 and node.inputs[2] is not None:
-        return (node, 2, "bias") if _is_vector(graph, reader, node.inputs[2]) else None
+    own = _third(node)
+    takes = node.op_type.startswith("Conv") or (node.op_type == "Gemm" and _beta(node) != 0)
+    if takes and own is not None and _is_writable(own) and _is_vector(graph, reader, own):
+        return node, 2, "bias"
     after = _only_reader(node.outputs[0])
-    if after is not None and after.op_type == "BatchNormalization" and reader.geometry.made == 1:
-        mean = after.inputs[3]
-        if graph.is_constant(mean) and _is_writable(_given(mean)) and not _attribute(after, "training_mode", 0):
-            return after, 3, "mean"
-    if after is not None and after.op_type == "Add":
-        index = 1 - list(after.inputs).index(node.outputs[0])
-        if _is_vector(graph, reader, after.inputs[index]):
-            return after, index, "bias"
-    if node.op_type.startswith("Conv") or (node.op_type == "Gemm" and reader.operand):
-        return node, 2, "new"
-    return None
+    if after is not None and after.op_type == "BatchNormalization" and _is_mean_of(graph, reader, after):
+        return after, 3, "mean"
+    if after is not None and after.op_type == "Add" and after.domain in {"", "ai.onnx"}:
+        value = after.inputs[1 - list(after.inputs).index(node.outputs[0])]
+        if value is not None and graph.is_constant(value) and _is_writable(value) and _is_vector(graph, reader, value):
+            return after, list(after.inputs).index(value), "bias"
+    return (node, 2, "new") if takes and (reader.operand or reader.geometry.kind != "matrix") else None
 
 
-def _is_vector(graph: Graph, reader: Reader, value: ir.Value | None) -> bool:
-    """Whether a constant has a number for each output of the layer, along the axis it makes, and can be written."""
-    if value is None or not graph.is_constant(value) or not _is_writable(value):
+def _is_mean_of(graph: Graph, reader: Reader, norm: ir.Node) -> bool:
+    """Whether a normalisation subtracts a constant from each output of the layer, and it can be written."""
+    mean = norm.inputs[3] if len(norm.inputs) > 3 else None
+    if mean is None or norm.inputs[0] is not reader.node.outputs[0] or reader.geometry.made != 1:
         return False
-    shape, outputs = graph.array(value).shape, _outputs(graph, reader)
-    if prod(shape) != outputs or outputs == 1:
-        return False
-    if reader.geometry.kind != "matrix":  # its own bias has one axis, that of a sum behind it also has those of space
-        return len(shape) in {1, len(reader.geometry.kernel) + 1, len(reader.geometry.kernel) + 2} and (
-            value is _own_bias(reader) or (len(shape) > 1 and shape[-1 - len(reader.geometry.kernel)] == outputs)
-        )
-    last = reader.geometry.made == -1 or (reader.geometry.made == 1 and reader.node.op_type == "Gemm")
-    return shape[-1] == outputs if last else len(shape) > 1 and shape[-2] == outputs
+    trains = _attribute(norm, "training_mode", 0) or len(norm.outputs) > 1
+    one_each = graph.is_constant(mean) and graph.array(mean).shape == (_outputs(graph, reader),)
+    return one_each and _is_writable(mean) and not trains
 
 
-def _own_bias(reader: Reader) -> ir.Value | None:
-    return reader.node.inputs[2] if len(reader.node.inputs) > 2 else None
+def _is_vector(graph: Graph, reader: Reader, value: ir.Value) -> bool:
+    """Whether a constant has a number for each output of the layer, along the axis it makes."""
+    return prod(graph.array(value).shape) == _outputs(graph, reader) and _is_one_each(graph, reader, value)
+
+
+def _is_one_each(graph: Graph, reader: Reader, value: ir.Value) -> bool:
+    """Whether adding a constant to what the layer makes adds one number to each output, at all positions."""
+    shape, g, outputs = graph.array(value).shape, reader.geometry, _outputs(graph, reader)
+    if prod(shape) == 1:
+        return True
+    if g.kind == "matrix":
+        behind = int(g.made in {-2, 0})  # axes behind that of the outputs
+    else:
+        behind = 0 if value is _third(reader.node) else len(g.kernel)
+    return prod(shape) == outputs and len(shape) > behind and shape[-1 - behind] == outputs
 
 
 def _outputs(graph: Graph, reader: Reader) -> int:
-    found = matrix(graph, reader).shape
-    return int(found[0] * found[2])
+    groups, _, n = extents(graph, reader)
+    return groups * n
 
 
 def _only_reader(value: ir.Value) -> ir.Node | None:
@@ -219,14 +261,20 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def _new_bias(graph: Graph, reader: Reader, more: Floats) -> None:
-    weight = graph.array(_given(reader.node.inputs[reader.operand]))
-    taken = {str(v.name) for node in graph.nodes for v in node.outputs} | set(graph.model.graph.initializers)
+    """Give a layer a bias of its own: what it had, and more."""
+    weight, old = graph.array(_given(reader.node.inputs[reader.operand])), _third(reader.node)
+    if old is not None:
+        more = more + graph.array(old).astype(np.float64).ravel()
+    main = graph.model.graph
+    taken = {str(v.name) for node in graph.nodes for v in node.outputs} | {str(v.name) for v in main.inputs}
     name = f"{reader.name}.bias"
-    while name in taken:
+    while name in taken or name in main.initializers:
         name += "_"
-    tensor = ir.Tensor(more.astype(weight.dtype), name=name)
+    tensor = ir.Tensor(_rounded(more, weight.dtype), name=name)
     value = ir.Value(name=name, shape=ir.Shape(more.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.model.graph.register_initializer(value)
+    main.register_initializer(value)
+    if graph.model.ir_version < 4:  # until then initializers had to be inputs too
+        main.inputs.append(value)
     if len(reader.node.inputs) < 3:
         reader.node.resize_inputs(3)
     reader.node.replace_input_with(2, value)
@@ -242,8 +290,10 @@ def _is_writable(value: ir.Value) -> bool:
         if len(list(value.uses())) != 1 or value.is_graph_output():
             return False
         node = value.producer()
-        if node is None or node.op_type == "Constant":
-            return True
+        if node is None:
+            return value.const_value is not None and value.const_value.dtype in _FLOATS
+        if node.op_type == "Constant":
+            return constant_of(node).dtype.kind == "f"
         if node.op_type not in _RENAMES or node.inputs[0] is None:
             return False
         value = node.inputs[0]
@@ -255,6 +305,7 @@ def _write(graph: Graph, value: ir.Value, wanted: Array) -> None:
     while (node := value.producer()) is not None and node.op_type != "Constant":
         chain.append(node)
         value = _given(node.inputs[0])
+    narrow = [graph.array(v) for step in chain for v in step.outputs]  # a Cast may allow less than the root
     for step in chain:
         before = graph.array(_given(step.inputs[0])).shape
         if step.op_type == "Transpose":
@@ -262,14 +313,27 @@ def _write(graph: Graph, value: ir.Value, wanted: Array) -> None:
             wanted = np.transpose(wanted, np.argsort(order))
         else:
             wanted = wanted.reshape(before)
+    old = read_tensor(value) if node is None else constant_of(node)
+    for one in narrow:
+        wanted = _within(wanted, one.dtype)
+    tensor = ir.Tensor(np.ascontiguousarray(_rounded(wanted, old.dtype)), name=value.name if node is None else None)
     if node is None:
-        old = read_tensor(value)
-        value.const_value = ir.Tensor(np.ascontiguousarray(wanted.astype(old.dtype)), name=value.name)
+        value.const_value = tensor
     else:
-        old = constant_of(node)
         node.attributes.clear()
-        node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(np.ascontiguousarray(wanted.astype(old.dtype))))
+        node.attributes["value"] = ir.AttrTensor("value", tensor)
     graph.forget()
+
+
+def _within(wanted: Array, dtype: npt.DTypeLike) -> Array:
+    """Return numbers that do not overflow in a type."""
+    most = 65504.0 if np.dtype(dtype) == np.float16 else 3.3e38
+    return np.clip(wanted, -most, most)
+
+
+def _rounded(wanted: Array, dtype: npt.DTypeLike) -> Array:
+    found: Array = _within(wanted, dtype).astype(dtype)
+    return found
 
 
 def _attribute(node: ir.Node, name: str, default: Any) -> Any:

@@ -46,6 +46,10 @@ class Joint:
         found: Floats = np.maximum(self.yy + spread, 0.0) + off**2
         return found
 
+    def shifted(self, more: Floats) -> Joint:
+        """Return the moments of y + more; more: [groups, n]."""
+        return replace(self, y=self.y + more)
+
     def about_zero(self) -> Joint:
         """Return the moments about zero: for maps that have no bias."""
         return replace(
@@ -74,7 +78,12 @@ class JointSums:
         self._sums: list[Floats] = []
 
     def add(self, x: Array, y: Array) -> None:
-        """Take in rows [rows, groups, d] and [rows, groups, n]."""
+        """Take in rows [rows, groups, d] and [rows, groups, n]; those with numbers that are not finite say nothing."""
+        if not (np.isfinite(x.sum(dtype=np.float64)) and np.isfinite(y.sum(dtype=np.float64))):
+            finite = np.isfinite(x).all(axis=(1, 2)) & np.isfinite(y).all(axis=(1, 2))
+            x, y = x[finite], y[finite]
+        if not len(x):
+            return
         self._rows.append((x, y))
         self.count += len(x)
         self._waiting += len(x)

@@ -163,7 +163,7 @@ def _by_reconstruction(layers: Sequence[Layer], evidence: Evidence) -> Ints:
     labels = _only_removable(np.concatenate([layer.labels for layer in layers]), evidence.frozen)
     candidates = list(dict.fromkeys(labels.tolist()))
     reads = evidence.reads(candidates)
-    if not all(any(label in read.labels for read in reads) for label in candidates):
+    if not set(candidates) <= {label for read in reads for label in np.unique(read.labels).tolist()}:
         return _by_correlation(layers, evidence)
     return reconstruction_order(reads, candidates)
 

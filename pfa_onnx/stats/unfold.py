@@ -10,11 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pfa_onnx.recipe import Geometry, Ints
 
+    Rows = tuple[int, Callable[[Ints], tuple[npt.NDArray[Any], npt.NDArray[Any]]]]
+
 Array = npt.NDArray[Any]
+
+CHUNK = 1024  # rows at a time
 
 
 def unfold(
@@ -24,27 +28,47 @@ def unfold(
 
     x, y: what the layer reads and makes, one batch of it. None where the positions of the two do not correspond.
     """
-    if geometry.kind == "matrix":
-        return _matrix_rows(geometry, x, y, count, random)
-    at = _draw(y.shape[0] * prod(y.shape[2:]), count, random)
-    where = np.unravel_index(at, (y.shape[0], *y.shape[2:]))
-    made: Array = np.moveaxis(y, 1, -1)[where]
-    offsets = product(*(range(extent) for extent in geometry.kernel))
-    taps = [_read(geometry, x, y, where, offset) for offset in offsets]
-    rows = np.stack(taps, axis=2)  # [rows, channels, kernel positions]
-    split = (len(at), geometry.groups, -1)
-    return rows.reshape(split), made.reshape(split)
+    parts = list(unfolded(geometry, x, y, count, random))
+    return (np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])) if parts else None
 
 
-def _matrix_rows(
+def unfolded(
     geometry: Geometry, x: Array, y: Array, count: int, random: np.random.Generator
-) -> tuple[Array, Array] | None:
+) -> Iterator[tuple[Array, Array]]:
+    """Yield these rows a few at a time: many of a wide layer would take more memory than its moments."""
+    rows = _matrix_rows(geometry, x, y) if geometry.kind == "matrix" else _kernel_rows(geometry, x, y)
+    if rows is None:
+        return
+    positions, take = rows
+    at = _draw(positions, count, random)
+    for start in range(0, len(at), CHUNK):
+        yield take(at[start : start + CHUNK])
+
+
+def _kernel_rows(geometry: Geometry, x: Array, y: Array) -> Rows:
+    """Return how many output positions there are, and what gives the rows of some."""
+    offsets = list(product(*(range(extent) for extent in geometry.kernel)))
+
+    def take(at: Ints) -> tuple[Array, Array]:
+        where = np.unravel_index(at, (y.shape[0], *y.shape[2:]))
+        made: Array = np.moveaxis(y, 1, -1)[where]
+        taps = [_read(geometry, x, y, where, offset) for offset in offsets]
+        rows = np.stack(taps, axis=2)  # [rows, channels, kernel positions]
+        split = (len(at), geometry.groups, -1)
+        return rows.reshape(split), made.reshape(split)
+
+    return y.shape[0] * prod(y.shape[2:]), take
+
+
+def _matrix_rows(geometry: Geometry, x: Array, y: Array) -> Rows | None:
+    """Do the same of a matrix product."""
+    if min(x.ndim + geometry.read, y.ndim + geometry.made) < 0:  # a vector, behind a matrix
+        return None
     read, made = np.moveaxis(x, geometry.read, -1), np.moveaxis(y, geometry.made, -1)
     read, made = read.reshape(-1, read.shape[-1]), made.reshape(-1, made.shape[-1])
     if len(read) != len(made):
         return None
-    at = _draw(len(read), count, random)
-    return read[at][:, None], made[at][:, None]
+    return len(read), lambda at: (read[at][:, None], made[at][:, None])
 
 
 def _draw(positions: int, count: int, random: np.random.Generator) -> Ints:

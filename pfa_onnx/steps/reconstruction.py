@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pfa_onnx.graph.readers import Reader, matrix, readers
+from pfa_onnx.graph.readers import Reader, extents, matrix, readers
 from pfa_onnx.graph.taps import showing
 from pfa_onnx.graph.trace import Trace
 from pfa_onnx.options import DataOptions, Hooks
 from pfa_onnx.recipe import Ints
 from pfa_onnx.stats.reconstruct import Read
-from pfa_onnx.stats.regression import JointSums
+from pfa_onnx.stats.regression import CONSTANT, JointSums
 from pfa_onnx.stats.session import run_padded
-from pfa_onnx.stats.unfold import unfold
+from pfa_onnx.stats.unfold import unfolded
 from pfa_onnx.steps.samples import Samples
 from pfa_onnx.steps.serialized import load_runner
 
@@ -76,9 +76,8 @@ class Reads:
             for known, total in zip(wanted, sums, strict=True):
                 reader = known.reader
                 count = self._samples.rows(known.inputs)
-                rows = unfold(reader.geometry, found[reader.source], found[reader.output], count, random)
-                if rows is not None:
-                    total.add(rows[0], rows[1][:, :, :0])
+                for x, y in unfolded(reader.geometry, found[reader.source], found[reader.output], count, random):
+                    total.add(x, y[:, :, :0])
         for known, total in zip(wanted, sums, strict=True):
             self._measured[known.reader.output] = list(self._reads(known, total))
             self._done += 1
@@ -88,9 +87,11 @@ class Reads:
         """Yield a group each."""
         if not total.count:
             return
-        covariances, weights = total.moments().xx, matrix(self._graph, known.reader)
+        moments, weights = total.moments(), matrix(self._graph, known.reader)
         groups, d = weights.shape[:2]
-        labels = known.labels.reshape(groups, -1)
+        labels, covariances = known.labels.reshape(groups, -1), moments.xx
+        rounding = np.trace(covariances, axis1=1, axis2=2) <= CONSTANT * np.sum(moments.x**2, axis=1)
+        covariances[rounding] = 0.0  # what never varies is made up for by a bias
         for k in range(groups):
             yield Read(covariances[k], weights[k], np.repeat(labels[k], d // labels.shape[1]))
 
@@ -101,7 +102,7 @@ def _known(trace: Trace, reader: Reader) -> _Known | None:
     if mark is None or reader.source in trace.across:
         return None
     axis = reader.geometry.read % mark.rank
-    inputs = matrix(trace.graph, reader).shape[1]
+    _, inputs, _ = extents(trace.graph, reader)
     depthwise = reader.geometry.groups > 1 and mark.shape[axis] == reader.geometry.groups
     if mark.axes != (axis,) or inputs > WIDEST or depthwise:
         return None

@@ -9,24 +9,25 @@ and decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pfa_onnx.errors import DataError
+from pfa_onnx.graph.choices import choices
 from pfa_onnx.graph.model import Graph
-from pfa_onnx.graph.readers import Reader, add_bias, has_bias, matrix, readers, replace_matrix
+from pfa_onnx.graph.readers import Reader, add_bias, extents, has_bias, matrix, own_bias, readers, replace_matrix
 from pfa_onnx.graph.taps import showing
 from pfa_onnx.options import DataOptions, Hooks
 from pfa_onnx.recipe import Floats, Ints
 from pfa_onnx.results import LayerRepair, Repair
-from pfa_onnx.stats.regression import JointSums, matched, solve
+from pfa_onnx.stats.compare import as_tensors
+from pfa_onnx.stats.regression import Joint, JointSums, matched, solve
 from pfa_onnx.stats.session import run_padded
-from pfa_onnx.stats.unfold import unfold
+from pfa_onnx.stats.unfold import unfolded
 from pfa_onnx.steps.decide import Decision
 from pfa_onnx.steps.samples import HELD, Samples
 from pfa_onnx.steps.serialized import load_runner
@@ -39,6 +40,7 @@ WIDEST = 6144  # inputs of a layer that is solved: the matrix has their square, 
 MEMORY = 1 << 27  # numbers in the moments of a stage
 RIDGES = (1e-3, 1e-2, 1e-1)
 MATCH = True
+CONSTANT = 1e-12  # an output's variance that is this share of its mean square is rounding
 
 
 def repair(small: Graph, decision: Decision, options: DataOptions, hooks: Hooks) -> Repair:
@@ -77,6 +79,8 @@ class _Repairer:
 
     def run(self) -> Repair:
         jobs = self._jobs()
+        if not jobs:
+            return Repair((), self._data.count, 0, 0.0, 0.0, applied=False)
         start = self._output_error()
         found: list[LayerRepair] = []
         stages = self._stages(jobs)
@@ -96,7 +100,7 @@ class _Repairer:
             traced = layers.get(reader.output)
             if traced is None or reader.source not in self._decision.edits.extents:
                 continue
-            unknowns = matrix(self._small, reader).shape[1]
+            _, unknowns, _ = extents(self._small, reader)
             if unknowns > WIDEST:
                 continue
             kept = np.flatnonzero(keep[traced.layer.labels])
@@ -122,7 +126,8 @@ class _Repairer:
         stages: list[list[_Job]] = []
         room = 0
         for job in sorted(jobs, key=lambda job: job.reader.level):
-            size = 2 * sum(prod(pair) for pair in _extents(matrix(self._small, job.reader)))
+            groups, d, n = extents(self._small, job.reader)
+            size = 2 * groups * d * (d + n)  # learned from, and held back
             alike = stages and stages[-1][-1].reader.level == job.reader.level
             if not stages or room < size or not (alike or len(stages[-1]) < share):
                 stages.append([])
@@ -148,9 +153,9 @@ class _Repairer:
             for job in stage:
                 x = seen[job.reader.source] if job in direct else _take(made[job.reader.source], job.own)
                 y = np.take(made[job.reader.output], job.kept, axis=job.axis)
-                rows = unfold(job.reader.geometry, x, y, self._data.rows(job.unknowns), random)
-                if rows is not None and len(rows[0]):
-                    (job.held if held else job.train).add(*rows)
+                sums = job.held if held else job.train
+                for rows in unfolded(job.reader.geometry, x, y, self._data.rows(job.unknowns), random):
+                    sums.add(*rows)
         return [self._settle(job) for job in stage]
 
     def _settle(self, job: _Job) -> LayerRepair:
@@ -159,54 +164,58 @@ class _Repairer:
         none = LayerRepair(reader.output, reader.name, 1.0, 1.0, "nothing")
         if not job.train.count or not job.held.count:
             return none
-        train, held = job.train.moments(), job.held.moments()
+        own, adds = own_bias(self._small, reader), has_bias(self._small, reader)
+        train, held = (sums.moments().shifted(-own) for sums in (job.train, job.held))
         job.train, job.held = JointSums(), JointSums()
-        if not has_bias(self._small, reader):
-            train, held = train.about_zero(), held.about_zero()
-        shift = self._shift(reader)
         scale = max(float(held.yy.sum()), np.finfo(np.float64).tiny)
-        start = float(held.error(old, shift).sum())
-        ways = [("bias", old), *(("least squares", solve(train, old, ridge)) for ridge in RIDGES)]
-        errors = [float(held.error(weights, train.intercept(weights)).sum()) for _, weights in ways]
-        best = int(np.argmin(errors))
-        if not errors[best] < start:
-            return replace(none, before=start / scale, after=start / scale)
-        how, weights = ways[best]
-        if MATCH and how == "least squares":
+        if not adds:
+            train, held = train.about_zero(), held.about_zero()
+
+        def error(weights: Floats) -> float:
+            return float(held.error(weights, train.intercept(weights)).sum())
+
+        start = float(held.error(old, np.zeros_like(own)).sum())
+        how, weights = _best(train, old, error)
+        if MATCH and how == "least squares" and error(matched(train, weights)) < start:
             weights = matched(train, weights)
         replace_matrix(self._small, reader, weights)
-        if has_bias(self._small, reader):
-            add_bias(self._small, reader, (train.intercept(weights) - shift).ravel())
-        return LayerRepair(reader.output, reader.name, start / scale, errors[best] / scale, how)
-
-    def _shift(self, reader: Reader) -> Floats:
-        """Return the bias that is added inside the layer already, [groups, n]."""
-        found = matrix(self._small, reader)
-        shape = (found.shape[0], found.shape[2])
-        node = reader.node
-        if node.op_type == "MatMul" or len(node.inputs) < 3 or node.inputs[2] is None:
-            return np.zeros(shape)
-        beta = node.attributes["beta"].value if "beta" in node.attributes else 1.0
-        value = self._small.array(node.inputs[2]).astype(np.float64) * (beta if node.op_type == "Gemm" else 1.0)
-        return np.broadcast_to(value.ravel(), (prod(shape),)).reshape(shape).copy()
+        weights = matrix(self._small, reader)  # as their type holds them
+        after = error(weights)
+        if not after < start:
+            replace_matrix(self._small, reader, old)
+            return replace(none, before=start / scale, after=start / scale)
+        if adds:
+            add_bias(self._small, reader, train.intercept(weights))
+        return LayerRepair(reader.output, reader.name, start / scale, after / scale, how)
 
     # --- the outputs -------------------------------------------------------------------------------------------
 
     def _output_error(self) -> float:
-        """Return how far the outputs are from the original's on held-back samples, relative to their spread."""
-        models = [load_runner(graph.model, self._graph, self._providers) for graph in (self._graph, self._small)]
+        """Return how far the outputs are from the original's on held-back samples, relative to their spread.
+
+        Where a model chooses, as a detector does, what it chooses by counts too.
+        """
+        chosen = choices(self._graph, self._decision.edits)
+        made = {str(value.name) for node in self._small.nodes for value in node.outputs}
+        names = [name for name in dict.fromkeys([*self._graph.outputs, *chosen.reads]) if name in made]
+        graphs = (self._graph, self._small)
+        models = [load_runner(showing(graph.model, names), self._graph, self._providers) for graph in graphs]
         errors = []
         for batch, held in self._data.batches():
             if not held:
                 continue
-            one, other = (run_padded(model, batch, None, self._data.size) for model in models)
-            errors += [_distance(one[name], other[name]) for name in one]
+            one, other = (run_padded(model, batch, names, self._data.size) for model in models)
+            for name in names:
+                kinds = "f" if name in chosen.outputs else "fiu"  # the number of a class is no quantity
+                errors.append(_distance(*as_tensors(one[name], other[name]), kinds))
         return float(np.mean([error for error in errors if error is not None] or [0.0]))
 
 
-def _extents(weights: Floats) -> list[tuple[int, int, int]]:
-    groups, d, n = weights.shape
-    return [(groups, d, d), (groups, d, n)]
+def _best(train: Joint, old: Floats, error: Callable[[Floats], float]) -> tuple[str, Floats]:
+    """Return the weights with the smallest error, and how they came about."""
+    ways = [("bias", old), *(("least squares", solve(train, old, ridge)) for ridge in RIDGES)]
+    errors = np.array([error(weights) for _, weights in ways])
+    return ways[int(np.argmin(np.where(np.isnan(errors), np.inf, errors)))]
 
 
 def _take(whole: Array, own: tuple[int, Ints] | None) -> Array:
@@ -214,9 +223,19 @@ def _take(whole: Array, own: tuple[int, Ints] | None) -> Array:
     return np.take(whole, own[1], axis=own[0])
 
 
-def _distance(one: Any, other: Any) -> float | None:
-    """Return the mean square difference over the variance; None for what is no tensor of floats."""
-    if not isinstance(one, np.ndarray) or one.dtype.kind != "f" or one.shape != other.shape or not one.size:
+def _distance(one: Any, other: Any, kinds: str) -> float | None:
+    """Return the mean square difference over the variance; None for what cannot be compared.
+
+    Numbers that are not finite in the original say nothing; new ones are worse than anything.
+    """
+    tensors = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+    if not tensors or one.dtype.kind not in kinds or one.shape != other.shape:
         return None
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    return float(np.mean((one - other) ** 2) / max(float(np.var(one)), np.finfo(np.float64).tiny))
+    finite = np.isfinite(one)
+    one, other = one[finite].astype(np.float64), other[finite].astype(np.float64)
+    if not one.size:
+        return None
+    if not np.isfinite(other).all():
+        return float("inf")
+    scale = max(float(np.var(one)), CONSTANT * float(np.mean(one**2)), float(np.finfo(np.float64).tiny))
+    return float(np.mean((one - other) ** 2)) / scale

@@ -12,9 +12,9 @@ from pfa_onnx.stats.data import Batch
 from pfa_onnx.stats.session import batch_size_for, fixed_batch
 from pfa_onnx.steps.measure import open_dataset
 
-SAMPLES = 1024  # of the calibration data, evenly spaced
-HELD = 4  # every so many batches, one decides and is not learned from
-ROWS = 10  # output positions for each unknown of a layer
+SAMPLES = 2048  # of the calibration data, evenly spaced
+HELD = 8  # every so many batches, one decides and is not learned from
+ROWS = 20  # output positions for each unknown of a layer
 FEWEST = 4096  # output positions of a layer, if there are as many
 CACHE = 1 << 28  # bytes of inputs that are read once and kept
 

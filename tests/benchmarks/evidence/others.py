@@ -101,7 +101,7 @@ OTHERS: dict[str, tuple[str, Make, Make]] = {
     "onnxsim, Wanda": ("onnxsim", onnxsim_wanda, onnxsim_wanda),
     "Torch-Pruning": ("torch_pruning", torch_pruning, torch_pruning),
     "Torch-Pruning, global": ("torch_pruning", torch_pruning_everywhere, torch_pruning_everywhere),
-    "the same, BN measured again": ("torch_pruning", torch_pruning_measured, torch_pruning_everywhere),
+    "Torch-Pruning, global, BN anew": ("torch_pruning", torch_pruning_measured, torch_pruning_everywhere),
 }
 
 

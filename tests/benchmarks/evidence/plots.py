@@ -87,7 +87,8 @@ def draw_domain(rows: list[dict[str, Any]], path: Path) -> None:
     labels = [f"{row['classes'].replace(', ', chr(10))}\n{100 * row['params']:.0f} %" for row in rows]
     axes[0].set_xticks([n + 0.4 for n in range(len(rows))], labels, fontsize=5)
     axes[0].set_ylabel("accuracy, %")
-    axes[0].legend(fontsize=6, loc="lower left")
+    axes[0].set_ylim(0, 115)
+    axes[0].legend(fontsize=6, loc="upper center", ncols=4)
     for row in rows:
         axes[1].plot(range(1, len(row["kept"]) + 1), list(row["kept"].values()), marker=".", label=row["classes"])
     axes[1].set_xlabel("layer")
