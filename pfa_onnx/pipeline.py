@@ -226,11 +226,14 @@ def _repaired(small: Graph, decision: Decision, data: DataOptions, hooks: Hooks)
     """Return the repaired model and what it gained; the model as it is where that is nothing."""
     tried = cut_copy(decision.trace.graph, decision.edits)
     found = repair_cut(tried, decision, data, hooks)
-    if not found.applied:
+    if not found.layers:
+        hooks.warn("repair has nothing to solve: weights that read removed channels are quantised, computed or shared")
+    elif not found.applied:
         hooks.warn(
             f"repair brought the outputs no closer to the original's ({found.before:.3g} of their variance before, "
             f"{found.after:.3g} after): left out"
         )
+    if not found.applied:
         return small, found
     embed_recipe(tried, decision, decision.trace.graph.sha256, repair=found)
     return tried, found

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pfa_onnx.graph import protos
 from pfa_onnx.graph.model import load
-from pfa_onnx.graph.readers import add_bias, has_bias, matrix, readers, replace_matrix
+from pfa_onnx.graph.readers import add_bias, has_bias, matrix, own_bias, readers, replace_matrix
 from pfa_onnx.stats.unfold import unfold
 
 RNG = np.random.default_rng(0)
@@ -154,6 +154,92 @@ def test_shared_and_computed_weights_are_left_alone(tmp_path):
     assert list(readers(graph_of(tmp_path, shared, {"w": array(5, 5)}, x))) == []
     computed = [helper.make_node("Relu", ["w"], ["r"]), helper.make_node("MatMul", ["x", "r"], ["y"])]
     assert list(readers(graph_of(tmp_path, computed, {"w": array(5, 5)}, x))) == []
+
+
+def test_a_bias_that_others_read_is_replaced_by_one_of_its_own(tmp_path):
+    x = array(2, 3, 5, 5)
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["a"], name="one"),
+        helper.make_node("Conv", ["a", "v", "b"], ["y"], name="two"),
+    ]
+    graph = graph_of(tmp_path, nodes, {"w": array(3, 3, 1, 1), "v": array(3, 3, 1, 1), "b": array(3)}, x)
+    _, second = readers(graph)
+    before, more = outputs(graph, x), np.array([1.0, -2.0, 3.0])
+    add_bias(graph, second, more)
+    np.testing.assert_allclose(outputs(graph, x) - before, np.broadcast_to(more[:, None, None], before.shape), atol=1e-5)
+
+
+def test_files_of_old_list_a_new_bias_among_their_inputs(tmp_path):
+    x = array(2, 3, 5, 5)
+    graph = graph_of(tmp_path, [helper.make_node("Conv", ["x", "w"], ["y"])], {"w": array(4, 3, 1, 1)}, x)
+    graph.model.ir_version = 3
+    (reader,) = readers(graph)
+    add_bias(graph, reader, np.ones(4))
+    assert [value.name for value in graph.model.graph.inputs] == ["x", reader.node.inputs[2].name]
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (1,), ()])
+def test_a_bias_of_gemm_is_scaled_and_broadcast(tmp_path, shape):
+    x, bias = array(5, 7), array(*shape)
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], beta=0.5)
+    graph = graph_of(tmp_path, [node], {"w": array(7, 3), "b": np.asarray(bias, np.float32)}, x)
+    (reader,) = readers(graph)
+    np.testing.assert_allclose(own_bias(graph, reader), np.broadcast_to(0.5 * bias, (1, 3)), rtol=1e-6)
+    before, more = outputs(graph, x), np.array([1.0, -2.0, 3.0])
+    add_bias(graph, reader, more)
+    np.testing.assert_allclose(outputs(graph, x) - before, np.broadcast_to(more, before.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", ["a number for each row", "computed"])
+def test_what_adds_other_numbers_at_other_positions_is_left_alone(tmp_path, bias):
+    x, nodes, weights = array(3, 3), [], {"w": array(3, 3)}
+    if bias == "computed":
+        nodes.append(helper.make_node("Relu", ["x"], ["b"]))
+    else:
+        weights["b"] = array(3, 1)
+    nodes.append(helper.make_node("Gemm", ["x", "w", "b"], ["y"]))
+    assert list(readers(graph_of(tmp_path, nodes, weights, x))) == []
+
+
+def test_one_output_has_a_bias_too(tmp_path):
+    x = array(2, 3, 5, 5)
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"])
+    graph = graph_of(tmp_path, [node], {"w": array(1, 3, 1, 1), "b": array(1)}, x)
+    (reader,) = readers(graph)
+    before = outputs(graph, x)
+    add_bias(graph, reader, np.array([2.0]))
+    np.testing.assert_allclose(outputs(graph, x), before + 2, atol=1e-5)
+    assert reader.node.inputs[2].name == "b"
+
+
+def test_a_normalisation_that_trains_takes_no_bias(tmp_path):
+    nodes, weights = behind("BatchNormalization", None)
+    nodes[0].attribute.append(helper.make_attribute("training_mode", 1))
+    nodes[0].output.extend(["m", "v"])
+    x, conv = array(2, 5, 6, 6), helper.make_node("Conv", ["x", "w"], ["y"])
+    graph = graph_of(tmp_path, [conv, *nodes], {"w": array(3, 5, 3, 3), **weights}, x)
+    (reader,) = readers(graph)
+    add_bias(graph, reader, np.ones(3))
+    assert len(list(reader.node.inputs)) == 3
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_what_is_written_does_not_overflow(tmp_path, cast):
+    x = array(4, 5).astype(np.float32 if cast else np.float16)
+    nodes = [helper.make_node("Cast", ["w"], ["c"], to=TensorProto.FLOAT)] if cast else []
+    nodes.append(helper.make_node("MatMul", ["x", "c" if cast else "w"], ["y"]))
+    graph = graph_of(tmp_path, nodes, {"w": array(5, 3).astype(np.float16)}, x)
+    (reader,) = readers(graph)
+    replace_matrix(graph, reader, 1e9 * matrix(graph, reader))
+    assert np.isfinite(matrix(graph, reader)).all()
+
+
+def test_weights_that_are_stored_as_integers_are_left_alone(tmp_path):
+    nodes = [
+        helper.make_node("Cast", ["w"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["x", "c"], ["y"]),
+    ]
+    assert list(readers(graph_of(tmp_path, nodes, {"w": np.ones((5, 3), np.int8)}, array(4, 5)))) == []
 
 
 def test_levels_count_the_readers_before(tmp_path):

@@ -115,7 +115,8 @@ def test_what_makes_nothing_better_is_left_out(tmp_path, monkeypatch):
     model = redundant(tmp_path / "m.onnx")
     method = Method("uniform", ratio=0.5)
     warnings: list[str] = []
-    monkeypatch.setattr(repair, "matched", lambda moments, weights: -5 * weights)
+    add = repair.add_bias
+    monkeypatch.setattr(repair, "add_bias", lambda graph, reader, more: add(graph, reader, more + 100))
     report = pfa_onnx.prune(
         model, data(), method, output=tmp_path / "r.onnx", repair=True, hooks=Hooks(warn=warnings.append)
     )
@@ -134,6 +135,73 @@ def test_a_layer_that_gets_no_better_keeps_its_weights(tmp_path, monkeypatch):
     )
     assert {layer.how for layer in report.repair.layers} <= {"bias", "nothing"}
     assert all(layer.after <= layer.before for layer in report.repair.layers)
+
+
+def test_the_maps_of_a_classifier_are_compared(tmp_path):
+    from test_maps import classifier
+
+    onnx.save(classifier([0, 1, 2]), tmp_path / "m.onnx")
+    x = np.random.default_rng(1).standard_normal((1024, 12)).astype(np.float32)
+    report = pfa_onnx.prune(
+        tmp_path / "m.onnx", x, Method("uniform", ratio=0.5), output=tmp_path / "s.onnx", repair=True
+    )
+    assert report.repair.applied
+    assert 0 < report.repair.after < report.repair.before
+
+
+def test_a_bias_that_is_computed_is_replaced(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal(shape) for name, shape in {"a": (12, 16), "b": (16, 8), "d": (8, 4)}.items()}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"], name="first"),
+        helper.make_node("Relu", ["p"], ["q"]),
+        helper.make_node("Relu", ["c"], ["k"]),
+        helper.make_node("Gemm", ["q", "b", "k"], ["r"], name="second"),
+        helper.make_node("Relu", ["r"], ["s"]),
+        helper.make_node("MatMul", ["s", "d"], ["y"], name="last"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+        [
+            numpy_helper.from_array(value.astype(np.float32), name)
+            for name, value in {**weights, "c": 5 + rng.standard_normal(8)}.items()
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    x = np.random.default_rng(1).standard_normal((256, 12)).astype(np.float32)
+    report = pfa_onnx.prune(
+        tmp_path / "m.onnx", x, Method("uniform", ratio=0.5), output=tmp_path / "s.onnx", repair=True
+    )
+    assert report.repair.applied
+    assert {layer.how for layer in report.repair.layers} == {"least squares"}
+    onnx.checker.check_model(onnx.load(tmp_path / "s.onnx"), full_check=True)
+
+
+def test_nothing_to_solve(tmp_path):
+    """Weights that are quantised: no layer can be solved, and the report says why."""
+    model = onnx.load(redundant(tmp_path / "m.onnx"))
+    second = next(node for node in model.graph.node if node.name == "second")
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["q", "scale"], ["w"]))
+    shape = next(one.dims for one in model.graph.initializer if one.name == second.input[1])
+    content = np.random.default_rng(0).integers(-99, 99, tuple(shape)).astype(np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(content, "q"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.01), "scale"))
+    second.input[1] = "w"
+    onnx.save(model, tmp_path / "m.onnx")
+    warnings: list[str] = []
+    report = pfa_onnx.prune(
+        tmp_path / "m.onnx",
+        data(),
+        Method("uniform", ratio=0.5),
+        output=tmp_path / "s.onnx",
+        repair=True,
+        hooks=Hooks(warn=warnings.append),
+    )
+    assert not report.repair.applied
+    assert any("nothing to solve" in text for text in warnings)
 
 
 def test_too_few_samples_to_hold_some_back(tmp_path):

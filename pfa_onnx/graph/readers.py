@@ -243,10 +243,9 @@ def _is_one_each(graph: Graph, reader: Reader, value: ir.Value) -> bool:
     shape, g, outputs = graph.array(value).shape, reader.geometry, _outputs(graph, reader)
     if prod(shape) == 1:
         return True
-    if g.kind == "matrix":
-        behind = int(g.made in {-2, 0})  # axes behind that of the outputs
-    else:
-        behind = 0 if value is _third(reader.node) else len(g.kernel)
+    behind = int(g.made in {-2, 0}) if g.kind == "matrix" else len(g.kernel)  # axes behind that of the outputs
+    if g.kind != "matrix" and value is _third(reader.node):
+        behind = 0
     return prod(shape) == outputs and len(shape) > behind and shape[-1 - behind] == outputs
 
 

@@ -127,6 +127,8 @@ def proof(report: Report) -> str:
 def repair(found: Repair) -> str:
     """Say what repair gained, on samples that it did not learn from."""
     solved = sum(layer.how != "nothing" for layer in found.layers)
+    if not found.layers:
+        return "repair: nothing to solve: weights that read removed channels are quantised, computed or shared"
     change = f"outputs {found.before:.3g} -> {found.after:.3g} of their variance away from the original's"
     if not found.applied:
         return f"repair: left out, {change} on held-back samples"

@@ -17,8 +17,8 @@ from pfa_onnx.recipe import Floats, Ints
 from pfa_onnx.stats.threads import one_blas_thread
 
 RIDGE = 1e-3  # of the mean variance of an input: as in repair
+ROUNDING = 1e-9  # what a reader makes varies no more than this share of what the ridge adds
 WAITING = 128  # inputs that are eliminated before what follows is applied
-ROUNDING = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,8 @@ class _State:
         variance = float(np.trace(read.covariance)) / max(size, 1)
         ridge = RIDGE * variance if variance > 0 else 1.0
         made = float(np.sum(read.weights * (read.covariance @ read.weights)))
-        self._norm = max(made, np.finfo(np.float64).tiny)
+        # of what never varies nothing is lost
+        self._norm = made if made > ROUNDING * ridge * float(np.sum(read.weights**2)) else np.inf
         order = np.argsort(candidates)
         near = order[np.minimum(np.searchsorted(candidates, read.labels, sorter=order), len(order) - 1)]
         live = np.flatnonzero(candidates[near] == read.labels)
@@ -94,7 +95,7 @@ class _State:
         rows: Floats = weights @ self._weights.T  # of W W^T
         rows -= (weights @ self._removed[done].T) @ self._steps[:, done].T
         # lower lower^T = columns (P_bb)^-1 columns^T
-        root = _root(columns[at])
+        root = np.linalg.cholesky(columns[at])
         lower: Floats = np.linalg.solve(root, columns.T).T.astype(np.float64)
         step: Floats = np.linalg.solve(root.T, lower.T).T.astype(np.float64)  # [d, entries]
         more = slice(self._rank, self._rank + len(at))
@@ -166,16 +167,6 @@ class _Blocks:
     def move(self, left: Ints) -> None:
         """Follow the inputs, of which only these are left."""
         self._at = np.searchsorted(left, self._at)
-
-
-def _root(square: Floats) -> Floats:
-    """Return r with r r^T = square, which is positive definite but for rounding."""
-    try:
-        found: Floats = np.linalg.cholesky(square)
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(square)
-        found = vectors * np.sqrt(np.maximum(values, max(ROUNDING * values[-1], np.finfo(np.float64).tiny)))
-    return found
 
 
 def _places(labels: Ints) -> dict[int, Ints]:

@@ -95,12 +95,14 @@ class JointSums:
         self._fold()
         assert self._origin is not None
         sum_x, sum_y, xx, xy, yy = (total / self.count for total in self._sums)
+        xx -= sum_x[:, :, None] * sum_x[:, None, :]
+        xy -= sum_x[:, :, None] * sum_y[:, None, :]
         return Joint(
             self.count,
             x=self._origin[0] + sum_x,
             y=self._origin[1] + sum_y,
-            xx=xx - sum_x[:, :, None] * sum_x[:, None, :],
-            xy=xy - sum_x[:, :, None] * sum_y[:, None, :],
+            xx=xx,
+            xy=xy,
             yy=yy - sum_y**2,
         )
 

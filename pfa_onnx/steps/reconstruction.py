@@ -78,8 +78,9 @@ class Reads:
                 count = self._samples.rows(known.inputs)
                 for x, y in unfolded(reader.geometry, found[reader.source], found[reader.output], count, random):
                     total.add(x, y[:, :, :0])
-        for known, total in zip(wanted, sums, strict=True):
-            self._measured[known.reader.output] = list(self._reads(known, total))
+        sums.reverse()
+        for known in wanted:
+            self._measured[known.reader.output] = list(self._reads(known, sums.pop()))  # each in memory once
             self._done += 1
             self._hooks.progress("reconstruct", self._done, len(self._known))
 

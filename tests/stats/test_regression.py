@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pfa_onnx.stats import reconstruct
 from pfa_onnx.stats.reconstruct import RIDGE, Read, reconstruction_order
 from pfa_onnx.stats.regression import BLOCK, JointSums, matched, solve
 
@@ -79,6 +80,17 @@ def test_matched_outputs_vary_as_they_did():
     np.testing.assert_allclose(made.var(axis=0), y.var(axis=0), rtol=1e-9)
 
 
+def test_rows_that_are_not_finite_say_nothing():
+    x, y, w = rows()
+    bad_x, bad_y = x.copy(), y.copy()
+    bad_x[3, 0, 0], bad_y[7, 0, 0] = np.inf, np.nan
+    sums = JointSums()
+    sums.add(bad_x, bad_y)
+    found, wanted = sums.moments(), joint(np.delete(x, [3, 7], axis=0), np.delete(y, [3, 7], axis=0))
+    assert found.count == len(x) - 2
+    np.testing.assert_allclose(found.xx, wanted.xx, atol=1e-12)
+
+
 # --- backward elimination ---
 
 
@@ -133,6 +145,15 @@ def test_the_order_is_that_of_brute_force(layout):
     assert reconstruction_order(reads, labels).tolist() == greedy(reads, labels)
 
 
+def test_the_order_does_not_depend_on_how_long_eliminations_wait(monkeypatch):
+    labels = np.repeat(np.arange(1, 21), 3)
+    orders = []
+    for waiting in (1, 7, 128):
+        monkeypatch.setattr(reconstruct, "WAITING", waiting)
+        orders.append(reconstruction_order([read(labels), read(np.arange(21, 0, -1), seed=1)], range(1, 21)).tolist())
+    assert orders[0] == orders[1] == orders[2]
+
+
 def test_a_copy_goes_first_and_then_the_other_stays():
     x = RNG.standard_normal((500, 5))
     x[:, 3] = x[:, 1]
@@ -141,5 +162,5 @@ def test_a_copy_goes_first_and_then_the_other_stays():
 
 
 def test_dead_inputs_cost_nothing():
-    order = reconstruction_order([Read(np.zeros((3, 3)), np.ones((3, 2)), np.array([1, 2, 3]))], [1, 2, 3])
+    order = reconstruction_order([Read(np.zeros((3, 3)), np.full((3, 2), 1e3), np.array([1, 2, 3]))], [1, 2, 3])
     assert sorted(order.tolist()) == [1, 2, 3]

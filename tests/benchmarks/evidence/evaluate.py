@@ -21,7 +21,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -117,7 +117,9 @@ def accuracy(path: Path, images: np.ndarray, labels: np.ndarray, *, threads: int
 # --- one network --------------------------------------------------------------------------------------------
 
 
-def evaluate(net: Network, found: dict[str, Any], recipes: list[str], seeds: int) -> Iterator[dict[str, Any]]:
+def evaluate(
+    net: Network, found: dict[str, Any], recipes: list[str], selects: Sequence[str], seeds: int
+) -> Iterator[dict[str, Any]]:
     """Add what is missing of one network's rows; yields each new one."""
     found.setdefault("params", net.whole[0])
     found.setdefault("macs", net.whole[1])
@@ -125,7 +127,7 @@ def evaluate(net: Network, found: dict[str, Any], recipes: list[str], seeds: int
         found["accuracy"] = net.accuracy(net.path)
     rows = found.setdefault("rows", {})
     for recipe in recipes:
-        for select in SELECTS:
+        for select in selects:
             for seed in range(seeds if select == "random" else 1):
                 method = replace(RECIPES[recipe], select=select, seed=seed)
                 row = rows.setdefault(f"{recipe}|{select}|{seed}", {"recipe": recipe, "select": select, "seed": seed})
@@ -185,14 +187,23 @@ def quick(folder: Path) -> None:
     train.prepare("tiny", images, folder, log=False)
 
 
-def run(names: list[str], folder: Path, recipes: list[str], *, seeds: int, threads: int, fresh: bool) -> Path:
+def run(
+    names: list[str],
+    folder: Path,
+    recipes: list[str],
+    selects: Sequence[str],
+    *,
+    seeds: int,
+    threads: int,
+    fresh: bool,
+) -> Path:
     """Fill FOLDER/evidence.json; it is written after every row."""
     path = folder / "evidence.json"
     found = json.loads(path.read_text()) if path.exists() and not fresh else {}
     with tempfile.TemporaryDirectory(prefix="pfa-onnx-evidence-") as scratch:
         for name in names:
             net = Network(name, folder, Path(scratch), threads=threads)
-            for row in evaluate(net, found.setdefault(name, {}), recipes, seeds):
+            for row in evaluate(net, found.setdefault(name, {}), recipes, selects, seeds):
                 path.write_text(json.dumps(found, indent=1) + "\n")
                 shown = {k: f"{row[k]:.4f}" for k in ("params", "macs", "accuracy", "repaired") if k in row}
                 errors = [v for k, v in row.items() if k.endswith("error")]
@@ -213,6 +224,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NETWORKS)}; all of them by default")
     parser.add_argument("--folder", type=Path, default=dataset.FOLDER)
     parser.add_argument("--recipes", nargs="+", metavar="RECIPE", help="such as 'kl' or 'params 0.5'")
+    parser.add_argument("--selects", nargs="+", choices=SELECTS, default=SELECTS, help="ways to choose channels")
     parser.add_argument("--seeds", type=int, default=3, help="how many random choices")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--fresh", action="store_true", help="run everything again")
@@ -226,7 +238,8 @@ def main() -> None:
         folder, names, seeds, recipes = folder / "quick", ["tiny"], 2, list(QUICK)
         quick(folder)
     if not options.tables_only:
-        run(names, folder, recipes, seeds=seeds, threads=options.threads, fresh=options.fresh or options.quick)
+        fresh = options.fresh or options.quick
+        run(names, folder, recipes, options.selects, seeds=seeds, threads=options.threads, fresh=fresh)
     text = tables.markdown(folder)
     print(text)
     if options.markdown:
