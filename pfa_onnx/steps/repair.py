@@ -39,7 +39,7 @@ STAGE = 0.75  # of an inference pass that a stage costs: half of the original, a
 WIDEST = 6144  # inputs of a layer that is solved: the matrix has their square, its solution takes their cube
 MEMORY = 1 << 27  # numbers in the moments of a stage
 RIDGES = (1e-3, 1e-2, 1e-1)
-MATCH = True
+WIDE = 2048  # inputs from which on one ridge is tried, the middle one: a solution takes the cube of their number
 CONSTANT = 1e-12  # an output's variance that is this share of its mean square is rounding
 
 
@@ -176,7 +176,7 @@ class _Repairer:
 
         start = float(held.error(old, np.zeros_like(own)).sum())
         how, weights = _best(train, old, error)
-        if MATCH and how == "least squares" and error(matched(train, weights)) < start:
+        if how == "least squares" and error(matched(train, weights)) < start:
             weights = matched(train, weights)
         replace_matrix(self._small, reader, weights)
         weights = matrix(self._small, reader)  # as their type holds them
@@ -213,7 +213,8 @@ class _Repairer:
 
 def _best(train: Joint, old: Floats, error: Callable[[Floats], float]) -> tuple[str, Floats]:
     """Return the weights with the smallest error, and how they came about."""
-    ways = [("bias", old), *(("least squares", solve(train, old, ridge)) for ridge in RIDGES)]
+    ridges = RIDGES if old.shape[1] < WIDE else RIDGES[1:2]
+    ways = [("bias", old), *(("least squares", solve(train, old, ridge)) for ridge in ridges)]
     errors = np.array([error(weights) for _, weights in ways])
     return ways[int(np.argmin(np.where(np.isnan(errors), np.inf, errors)))]
 
