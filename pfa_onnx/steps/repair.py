@@ -3,7 +3,7 @@
 A layer that read removed channels gets the weights, and the bias, whose outputs on calibration data come closest to the
 original's: ridge regression from streaming second moments. Layers are solved in order, each on what the already
 repaired ones give it, in as many stages as the budget of inference passes allows; inside a stage, later layers
-are solved on what they would read if the earlier ones were repaired perfectly. A quarter of the samples is held back,
+are solved on what they would read if the earlier ones were repaired perfectly. An eighth of the samples is held back,
 and decides.
 """
 
