@@ -15,7 +15,7 @@ HEAD = """# Accuracy without training
 
 Written by `python tests/benchmarks/evidence/evaluate.py --markdown FILE`; how, it says itself. Accuracies are those of
 the test images, in per cent, straight after pruning. "recovered" is the share of the accuracy lost by slicing that repair
-brings back. Other pruners leave as many parameters as the recipe in the same row; where they cannot, their own share stands in brackets."""
+brings back. Drawings: `plots.py --into FOLDER`. Other pruners leave as many parameters as the recipe in the same row; where they cannot, their own share stands in brackets."""
 
 
 def markdown(folder: Path) -> str:
@@ -26,12 +26,13 @@ def markdown(folder: Path) -> str:
         parts += [
             f"## {TITLES.get(name, name)}",
             f"{net['params']:,} parameters, {net['macs'] / 1e6:.1f} M MACs, accuracy {_percent(net['accuracy'])} %.",
+            f"![accuracy against footprint]({name}.svg)",
             own(net),
             "Other ways to choose the same number of channels in every layer, sliced → repaired:",
             selections(net),
         ]
     if domain:
-        parts += ["## Another domain", domains(domain)]
+        parts += ["## Another domain", "![another domain](domain.svg)", domains(domain)]
     if tuned:
         parts += ["## With training", training(tuned)]
     return "\n\n".join(parts) + "\n"
