@@ -15,7 +15,7 @@ HEAD = """# Accuracy without training
 
 Written by `python tests/benchmarks/evidence/evaluate.py --markdown FILE`; how, it says itself. Accuracies are those of
 the test images, in per cent, straight after pruning. "recovered" is the share of the accuracy lost by slicing that repair
-brings back. Drawings: `plots.py --into FOLDER`. Other pruners leave as many parameters as the recipe in the same row; where they cannot, their own share stands in brackets."""
+brings back. Drawings: `plots.py --into FOLDER`; a dash was not measured. Other pruners leave as many parameters as the recipe in the same row; where they cannot, their own share stands in brackets."""
 
 
 def markdown(folder: Path) -> str:
