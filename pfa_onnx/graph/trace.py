@@ -84,6 +84,14 @@ class Trace:
     pairs: Mapping[int, Ints] | None = None
     raw: Trace | None = None
 
+    def along_one(self, name: str, axis: int) -> tuple[int, Ints] | None:
+        """Return an axis of a tensor, from the front, and its labels; None where they lie along another one (too)."""
+        mark = self.marks.get(name)
+        if mark is None or name in self.across:
+            return None
+        axis %= mark.rank
+        return (axis, mark.vector(axis)) if mark.axes == (axis,) else None
+
     @cached_property
     def carriers(self) -> tuple[Ints, Ints]:
         """Which layers carry a label, and how often the first of them does, both [labels].

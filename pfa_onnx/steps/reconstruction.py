@@ -99,12 +99,10 @@ class Reads:
 
 def _known(trace: Trace, reader: Reader) -> _Known | None:
     """Return a reader with the labels that it reads; None where they do not lie along one axis, or go with its own."""
-    mark = trace.marks.get(reader.source)
-    if mark is None or reader.source in trace.across:
+    found = trace.along_one(reader.source, reader.geometry.read)
+    if found is None:
         return None
-    axis = reader.geometry.read % mark.rank
+    _, labels = found
     _, inputs, _ = extents(trace.graph, reader)
-    depthwise = reader.geometry.groups > 1 and mark.shape[axis] == reader.geometry.groups
-    if mark.axes != (axis,) or inputs > WIDEST or depthwise:
-        return None
-    return _Known(reader, mark.vector(axis), inputs)
+    depthwise = reader.geometry.groups > 1 and len(labels) == reader.geometry.groups
+    return None if inputs > WIDEST or depthwise else _Known(reader, labels, inputs)

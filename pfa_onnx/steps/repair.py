@@ -110,14 +110,8 @@ class _Repairer:
 
     def _own_inputs(self, reader: Reader) -> tuple[int, Ints] | None:
         """Return the axis and the positions of the original's input that are left, where they lie along one axis."""
-        trace = self._decision.trace
-        mark = trace.marks.get(reader.source)
-        if mark is None or reader.source in trace.across:
-            return None
-        axis = reader.geometry.read % mark.rank
-        if mark.axes != (axis,):
-            return None
-        return axis, np.flatnonzero(self._decision.keep[mark.vector(axis)])
+        found = self._decision.trace.along_one(reader.source, reader.geometry.read)
+        return None if found is None else (found[0], np.flatnonzero(self._decision.keep[found[1]]))
 
     def _stages(self, jobs: Sequence[_Job]) -> list[list[_Job]]:
         """Cut the layers into stages along their levels: as many as the budget allows, and what fits into memory."""
