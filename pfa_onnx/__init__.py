@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckReport",
     "DataOptions",
+    "Embedded",
     "Hooks",
     "LayerResult",
     "Merged",
@@ -26,37 +27,47 @@ __all__ = [
     "PlanOptions",
     "Report",
     "Responses",
+    "Training",
+    "Tuned",
     "analyze",
     "check",
+    "finetune",
     "merge",
     "prune",
+    "recipe_of",
     "rule",
 ]
 
 if TYPE_CHECKING:
-    from pfa_onnx.api import analyze, check, merge, prune
+    from pfa_onnx.api import analyze, check, finetune, merge, prune, recipe_of
     from pfa_onnx.errors import PfaError
     from pfa_onnx.graph.ops import rule
-    from pfa_onnx.options import DataOptions, Hooks, PlanOptions
+    from pfa_onnx.options import DataOptions, Hooks, PlanOptions, Training
     from pfa_onnx.recipe import Method
     from pfa_onnx.responses import Responses
-    from pfa_onnx.results import CheckReport, LayerResult, Merged, Report
+    from pfa_onnx.results import CheckReport, LayerResult, Merged, Report, Tuned
+    from pfa_onnx.steps.embedded import Embedded
 
 _HOMES = {
     "analyze": "api",
     "check": "api",
+    "finetune": "api",
     "merge": "api",
     "prune": "api",
+    "recipe_of": "api",
     "PfaError": "errors",
     "DataOptions": "options",
     "Hooks": "options",
     "PlanOptions": "options",
+    "Training": "options",
     "rule": "graph.ops",
     "Method": "recipe",
     "CheckReport": "results",
     "LayerResult": "results",
     "Merged": "results",
     "Report": "results",
+    "Tuned": "results",
+    "Embedded": "steps.embedded",
     "Responses": "responses",
 }
 

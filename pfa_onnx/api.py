@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pfa_onnx import pipeline
-from pfa_onnx.options import DataOptions, Hooks, PlanOptions
+from pfa_onnx.options import DataOptions, Hooks, PlanOptions, Training
 from pfa_onnx.recipe import Method
-from pfa_onnx.results import CheckReport, Merged, Report
+from pfa_onnx.results import CheckReport, Merged, Report, Tuned
+from pfa_onnx.steps.embedded import Embedded, read_embedded
 
 
 def analyze(
@@ -96,6 +97,41 @@ def check(
     Raises PfaError. A gate that does not hold is no error: see `CheckReport.passed`.
     """
     return pipeline.check(Path(original), Path(pruned), _options(data), gates, latency=latency, hooks=hooks)
+
+
+def finetune(
+    pruned: str | Path,
+    data: Any,
+    training: Training | None = None,
+    *,
+    teacher: str | Path | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    hooks: Hooks | None = None,
+) -> Tuned:
+    """Train a pruned model, and write its graph with the best weights to `output` (default: its stem + .tuned.onnx).
+
+    teacher: the model that it was pruned from, whose outputs it learns to give; None learns from labels alone, with
+    `Training(labels=True)`. Needs PyTorch. Raises PfaError; when an interrupted run got better, `output` has it.
+    """
+    pruned = Path(pruned)
+    return pipeline.finetune(
+        pruned,
+        _options(data),
+        training,
+        teacher=_path(teacher),
+        output=Path(output) if output is not None else pruned.with_name(f"{pruned.stem}.tuned.onnx"),
+        resume=resume,
+        hooks=hooks,
+    )
+
+
+def recipe_of(model: str | Path) -> Embedded | None:
+    """Return the recipe inside a pruned model: what stays of every layer and of every constant; None without one.
+
+    Raises StatsError when it is broken, ModelError when the file cannot be read.
+    """
+    return read_embedded(model)
 
 
 def merge(files: Iterable[str | Path], output: str | Path, *, hooks: Hooks | None = None) -> Merged:

@@ -7,6 +7,7 @@ PfaError                    what is wrong / at: where / fix: one thing to do
 ├── StatsError         2    a statistics or recipe file is broken or belongs to another model
 ├── InternalError      2    a bug in pfa-onnx: nothing was written
 ├── TargetError        1    no recipe reaches the target
+├── TrainingError      1    fine-tuning went astray: the best model before that was written, if any was better
 └── ProofError         1    the pruned model is not the masked original: nothing was written
 
 The number is the exit code: 1 means "it ran, and the answer is no", 2 means "it could not run".
@@ -67,6 +68,12 @@ class InternalError(PfaError):
 
 class TargetError(PfaError):
     """No recipe reaches the target."""
+
+    exit_code = 1
+
+
+class TrainingError(PfaError):
+    """Fine-tuning went astray; the best model before that was written, if any was better than the start."""
 
     exit_code = 1
 

@@ -60,6 +60,41 @@ class PlanOptions:
 
 
 @dataclass(frozen=True)
+class Training:
+    """How a pruned model is fine-tuned. Where and on what it runs is said by `DataOptions`.
+
+    rate: the highest learning rate, after a linear warm-up over the share `warmup` of all steps; from there it falls
+    to 0 along a cosine. None is 1e-3 for adamw and 1e-2 for sgd (Nesterov momentum 0.9).
+    labels: learn from the samples' labels, too; teaching: the weight of the teacher's outputs beside them.
+    responses: the weight of the teacher's layer responses, at the channels that were kept.
+    augment: of "flip" and "shift", what is done to pictures; None chooses by where they come from.
+    held: the share of the samples that is held back to choose the best epoch; patience: so many epochs without a
+    better one end the training. precision: "mixed" computes in half precision where that is safe; "auto" on CUDA only.
+    any_teacher: the teacher need not be the model that was pruned.
+    """
+
+    epochs: int = 5
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    rate: float | None = None
+    weight_decay: float = 1e-4
+    warmup: float = 0.1
+    labels: bool = False
+    teaching: float = 0.5
+    responses: float = 0.0
+    augment: tuple[str, ...] | None = None
+    held: float = 0.1
+    patience: int = 3
+    precision: Literal["auto", "full", "mixed"] = "auto"
+    seed: int = 0
+    any_teacher: bool = False
+
+    @property
+    def highest(self) -> float:
+        """The highest learning rate."""
+        return self.rate if self.rate is not None else {"adamw": 1e-3, "sgd": 1e-2}[self.optimizer]
+
+
+@dataclass(frozen=True)
 class Hooks:
     """How a run talks to its caller: progress while it works, warnings as they are found, notes for the curious."""
 

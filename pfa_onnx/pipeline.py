@@ -3,6 +3,7 @@
 analyze: load -> measure -> decide -> report
 prune:   load -> measure -> decide -> cut -> prove -> write -> report
 check:   run both models -> compare -> gates
+finetune: train -> write the best weights into the same graph
 merge:   statistics measured apart -> statistics of all
 """
 
@@ -22,15 +23,16 @@ from pfa_onnx.errors import UsageError
 from pfa_onnx.graph.cost import macs, parameters
 from pfa_onnx.graph.model import Graph, load
 from pfa_onnx.graph.scratch import redraw
-from pfa_onnx.options import DataOptions, Hooks, PlanOptions
+from pfa_onnx.options import DataOptions, Hooks, PlanOptions, Training
 from pfa_onnx.recipe import Method, Proof, Size
-from pfa_onnx.results import CheckReport, LayerResult, Merged, Repair, Report
+from pfa_onnx.results import CheckReport, LayerResult, Merged, Repair, Report, Tuned
 from pfa_onnx.stats.merge import merge_files
 from pfa_onnx.stats.parts import WHOLE, missing
 from pfa_onnx.stats.statsfile import save_stats as write_stats
-from pfa_onnx.steps.apply import check_target, cut_copy, embed_recipe, model_bytes, write
+from pfa_onnx.steps.apply import check_target, cut_copy, model_bytes, write
 from pfa_onnx.steps.compare import compare
 from pfa_onnx.steps.decide import Decider, Decision
+from pfa_onnx.steps.embedded import embed_recipe
 from pfa_onnx.steps.latency import latency_ratio
 from pfa_onnx.steps.measure import (
     Measured,
@@ -174,6 +176,22 @@ def check(
 ) -> CheckReport:
     """Compare two models on data. gates: any of min_agreement, min_cosine, max_params, max_macs, max_latency."""
     return compare(original, pruned, data, gates or {}, hooks or Hooks(), latency=latency)
+
+
+def finetune(
+    pruned: Path,
+    data: DataOptions,
+    training: Training | None = None,
+    *,
+    teacher: Path | None,
+    output: Path,
+    resume: bool = False,
+    hooks: Hooks | None = None,
+) -> Tuned:
+    """Train a pruned model to answer as its original does, or as labels say; see `pfa_onnx.torch.tune.finetune`."""
+    from pfa_onnx.torch.tune import finetune as train  # noqa: PLC0415 - an extra
+
+    return train(pruned, data, training or Training(), teacher=teacher, output=output, resume=resume, hooks=hooks)
 
 
 def merge(files: Sequence[Path], output: Path, *, hooks: Hooks | None = None) -> Merged:

@@ -100,6 +100,17 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """What a constant of a cut model is in the original: a constant's name there, and what was taken of it.
+
+    steps: one after the other, (axes, positions in C order over these axes, their new extents).
+    """
+
+    source: str
+    steps: tuple[tuple[tuple[int, ...], Ints, tuple[int, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
 class Method:
     """How many channels stay, and which.
 

@@ -142,6 +142,51 @@ class Merged:
 
 
 @dataclass(frozen=True)
+class Quality:
+    """A model on the samples that fine-tuning holds back.
+
+    loss: of training. agreement: the share of samples with the teacher's top-1 class; accuracy: with their label's.
+    """
+
+    loss: float
+    agreement: float | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The outcome of `finetune`. history: after no epoch, one, two, ...; best: the epoch whose weights were written.
+
+    data: what was learned from; held: samples that were held back. teacher: its path, None without one; its accuracy
+    is teacher_accuracy. device: what it ran on. trained: how many weights may change.
+    """
+
+    model: ModelInfo
+    teacher: str | None
+    data: DataInfo
+    held: int
+    method: Mapping[str, Any]
+    history: tuple[Quality, ...]
+    best: int
+    trained: int
+    device: str
+    output: Path
+    teacher_accuracy: float | None = None
+    warnings: tuple[str, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def before(self) -> Quality:
+        """The pruned model as it came."""
+        return self.history[0]
+
+    @property
+    def after(self) -> Quality:
+        """The model that was written."""
+        return self.history[self.best]
+
+
+@dataclass(frozen=True)
 class Gate:
     """One bound of `check`: a minimum or a maximum, and whether it holds."""
 

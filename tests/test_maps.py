@@ -15,7 +15,7 @@ from pfa_onnx.errors import ProofError
 from pfa_onnx.options import DataOptions, PlanOptions
 from pfa_onnx.recipe import Method
 from pfa_onnx.stats.compare import as_tensors
-from pfa_onnx.steps import apply, serialized
+from pfa_onnx.steps import apply, embedded, serialized
 
 HALF = Method("uniform", ratio=0.5)
 LABELS = {"numbers": [0, 1, 2], "words": ["ant", "bee", "cat"]}
@@ -120,7 +120,7 @@ def test_analyze_and_recipe(model, tmp_path):
     assert pipeline.analyze(model, options(model)).kept <= 19
     prune(model)
     found = onnx.load(model.with_name("small.onnx")).metadata_props
-    assert json.loads({p.key: p.value for p in found}[apply.METADATA_KEY])["layers"]
+    assert json.loads({p.key: p.value for p in found}[embedded.METADATA_KEY])["layers"]
 
 
 def test_maps_of_other_keys_are_not_compared():

@@ -21,7 +21,7 @@ from pfa_onnx.errors import ProofError, UsageError
 from pfa_onnx.graph import branches
 from pfa_onnx.options import DataOptions, PlanOptions
 from pfa_onnx.recipe import Method
-from pfa_onnx.steps import apply, serialized
+from pfa_onnx.steps import apply, embedded, serialized
 
 HALF = Method("uniform", ratio=0.5)
 
@@ -182,4 +182,4 @@ def test_recipe_in_the_metadata_is_whole(model, tmp_path, monkeypatch):
     prune(model, tmp_path / "out.onnx")
     found = onnx.load(tmp_path / "out.onnx", load_external_data=False)
     props = {p.key: p.value for p in found.metadata_props}
-    assert json.loads(props[apply.METADATA_KEY])["layers"]
+    assert json.loads(props[embedded.METADATA_KEY])["layers"]

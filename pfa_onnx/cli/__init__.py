@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import click
 
+from pfa_onnx.cli import finetune as _finetune  # noqa: F401 - it registers its verb
 from pfa_onnx.cli.app import app
 from pfa_onnx.cli.terminal import complain, forgive_encodings
 from pfa_onnx.errors import InternalError, PfaError

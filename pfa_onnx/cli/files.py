@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pfa_onnx.errors import UsageError
+from pfa_onnx.replacing import replacing
 
 STDOUT = "-"
 
@@ -74,15 +74,7 @@ def write(path: Path, text: str, flag: str) -> None:
         if _is_special(path):
             path.write_bytes(content)
         else:
-            _replace(path.resolve(), content)  # resolve: a link stays, its target changes
+            with replacing(path.resolve()) as stream:  # resolve: a link stays, its target changes
+                stream.write(content)
     except OSError as error:
         raise UsageError(f"{flag} cannot be written ({error.strerror})", at=str(path), fix=_another(flag)) from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

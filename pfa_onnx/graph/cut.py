@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from pfa_onnx.graph.constants import tensor_like
 from pfa_onnx.graph.declarations import Array, Use
 from pfa_onnx.graph.edits import Edits, Gather, Mask, Steps, gather_step
 from pfa_onnx.graph.evaluate import is_pure
 from pfa_onnx.graph.model import Graph, captured
+from pfa_onnx.recipe import Taken
 
 _QUANTIZING = {"DequantizeLinear", "QuantizeLinear"}
 _SAME_ORDER = {"Squeeze", "Unsqueeze", "Reshape", "Flatten"}
@@ -30,6 +32,7 @@ class Cutter:
         self.gathers = dict(edits.gathers)
         self.replaced = dict(edits.replaced)
         self.edits = edits
+        self.taken: dict[str, Taken] = {}
         self._index = {id(node): k for k, node in enumerate(graph.nodes)}
         self._names = {
             str(v.name) for n in graph.model.graph.all_nodes() for v in (*n.inputs, *n.outputs) if v is not None
@@ -93,15 +96,24 @@ class Cutter:
         for signature, uses in parts.items():
             if signature != owner:
                 shared = self._fresh(str(value.name), arrays[signature])
+                self._note(str(shared.name), value, uses[0])
                 for index, i in uses:
                     self.graph.nodes[index].replace_input_with(i, shared)
-        if owner and not (self._pass_back(value, parts[owner][0]) or self._in_place(value, arrays[owner])):
+        if owner and (self._pass_back(value, parts[owner][0]) or self._in_place(value, arrays[owner])):
+            self._note(str(value.name), value, parts[owner][0])  # also within a chain: exporters rename what is equal
+        elif owner:
             shared = self._fresh(str(value.name), arrays[owner])
+            self._note(str(shared.name), value, parts[owner][0])
             for index, i in parts[owner]:
                 self.graph.nodes[index].replace_input_with(i, shared)
         for use in self._uses[id(value)]:
             self.gathers.pop(use, None)
             self.replaced.pop(use, None)
+
+    def _note(self, name: str, value: ir.Value, use: Use) -> None:
+        """Remember what a new constant, or a smaller one of the same name, was taken from."""
+        if use not in self.replaced:
+            self.taken[name] = Taken(str(value.name), self.gathers[use].steps if use in self.gathers else ())
 
     def _owner(self, value: ir.Value, parts: dict[bytes, list[Use]]) -> bytes:
         """Choose who keeps the name: the first reader, unless somebody reads the whole who cannot be redirected."""
@@ -126,14 +138,14 @@ class Cutter:
         """Replace the content of an initializer or of a Constant node."""
         node = value.producer()
         if node is None:
-            value.const_value = _tensor(array, str(value.name), value.const_value)
+            value.const_value = tensor_like(array, str(value.name), value.const_value)
             value.shape = ir.Shape(array.shape)
             return True
         if node.op_type != "Constant":
             return False
         for name in list(node.attributes):
             del node.attributes[name]
-        node.attributes["value"] = ir.AttrTensor("value", _tensor(array, "", None))
+        node.attributes["value"] = ir.AttrTensor("value", tensor_like(array, "", None))
         return True
 
     def _pass_back(self, value: ir.Value, use: Use) -> bool:
@@ -179,7 +191,7 @@ class Cutter:
     def _fresh(self, name: str, array: Array) -> ir.Value:
         """Register a new initializer."""
         fresh = self._unused(name)
-        tensor = _tensor(array, fresh, None)
+        tensor = tensor_like(array, fresh, None)
         value = ir.Value(name=fresh, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.model.graph.register_initializer(value)
         if self.graph.model.ir_version < 4:
@@ -253,7 +265,9 @@ class Cutter:
 
 def cut(graph: Graph, edits: Edits) -> None:
     """Cut a freshly loaded graph, in place."""
-    Cutter(graph, edits).apply()
+    cutter = Cutter(graph, edits)
+    cutter.apply()
+    graph.taken = cutter.taken
 
 
 def _axes_before(node: ir.Node, before: tuple[int, ...], after: tuple[int, ...]) -> dict[int, int] | None:
@@ -268,16 +282,6 @@ def _axes_before(node: ir.Node, before: tuple[int, ...], after: tuple[int, ...])
         if [before[a] for a in was] == [after[a] for a in now] and (node.op_type != "Reshape" or len(node.inputs) > 1):
             return dict(zip(now, was, strict=True))
     return None
-
-
-def _tensor(array: Array, name: str, like: ir.TensorProtocol | None) -> ir.Tensor[Any]:
-    """Wrap an array; numpy has no name for bfloat16 and its kin, so the original's type is kept."""
-    return ir.Tensor(
-        array,
-        name=name,
-        dtype=like.dtype if like is not None else None,
-        doc_string=like.doc_string if like is not None else None,
-    )
 
 
 def _set_attribute(node: ir.Node, name: str, wanted: Any) -> None:

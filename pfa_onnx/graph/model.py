@@ -22,7 +22,7 @@ from pfa_onnx.graph import protos
 from pfa_onnx.graph.branches import write_out
 from pfa_onnx.graph.evaluate import evaluate, is_pure
 from pfa_onnx.graph.external import check_external, external_files
-from pfa_onnx.recipe import InputSpec
+from pfa_onnx.recipe import InputSpec, Taken
 
 Array = npt.NDArray[Any]
 
@@ -35,6 +35,7 @@ class Graph:
     """A model in memory. Weights stay lazy: an external tensor is mapped, not read.
 
     rewritten: functions or control flow were written out, so that this is not the file node by node.
+    taken: of a cut model, what its constants are in the original, by name; those that are not there are the same.
     """
 
     model: ir.Model
@@ -42,6 +43,7 @@ class Graph:
     sha256: str
     rewritten: bool = False
     nodes: list[ir.Node] = field(default_factory=list)
+    taken: dict[str, Taken] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.nodes = _executable_order(self.model.graph)

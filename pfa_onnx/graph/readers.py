@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from pfa_onnx.graph.model import Graph, constant_of, read_tensor
+from pfa_onnx.graph.constants import replace_constant
+from pfa_onnx.graph.model import Graph, constant_of
 from pfa_onnx.recipe import Floats, Geometry
 
 Array = npt.NDArray[Any]
@@ -312,16 +313,9 @@ def _write(graph: Graph, value: ir.Value, wanted: Array) -> None:
             wanted = np.transpose(wanted, np.argsort(order))
         else:
             wanted = wanted.reshape(before)
-    old = read_tensor(value) if node is None else constant_of(node)
     for one in narrow:
         wanted = _within(wanted, one.dtype)
-    tensor = ir.Tensor(np.ascontiguousarray(_rounded(wanted, old.dtype)), name=value.name if node is None else None)
-    if node is None:
-        value.const_value = tensor
-    else:
-        node.attributes.clear()
-        node.attributes["value"] = ir.AttrTensor("value", tensor)
-    graph.forget()
+    replace_constant(graph, value, wanted)
 
 
 def _within(wanted: Array, dtype: npt.DTypeLike) -> Array:

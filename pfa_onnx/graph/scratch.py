@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
+from pfa_onnx.graph.constants import replace_constant
 from pfa_onnx.graph.cost import PLAIN
 from pfa_onnx.graph.declarations import Array
 from pfa_onnx.graph.model import Graph
@@ -54,9 +55,4 @@ def _fill(graph: Graph, node: ir.Node, i: int, make: object) -> None:
     old = graph.array(value)
     if old.dtype.kind != "f" or not callable(make):
         return
-    tensor = ir.Tensor(np.asarray(make(old)).astype(old.dtype), name=value.name)
-    if maker is None:
-        value.const_value = tensor
-    elif maker.op_type == "Constant":
-        maker.attributes.clear()
-        maker.attributes["value"] = ir.AttrTensor("value", tensor)
+    replace_constant(graph, value, np.asarray(make(old)))

@@ -22,7 +22,11 @@ SCHEMA = 1
 
 def render(report: Report | CheckReport) -> str:
     """Return the report as JSON text, with a newline at its end."""
-    content = _check(report) if isinstance(report, CheckReport) else _report(report)
+    return written(_check(report) if isinstance(report, CheckReport) else _report(report))
+
+
+def written(content: Mapping[str, Any]) -> str:
+    """Return an object as JSON text: sorted, a line for each entry, and for each object of a list."""
     lines = [f"{json.dumps(key)}: {_value(value)}" for key, value in sorted(content.items())]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -54,8 +58,8 @@ def _report(report: Report) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": __version__,
-        "model": _model(report.model),
-        "data": None if report.data is None else _data(report.data),
+        "model": model_fields(report.model),
+        "data": None if report.data is None else data_fields(report.data),
         "method": method_fields(report.method),
         "through_norm": report.through_norm,
         **({} if report.round_to is None else {"round_to": report.round_to}),
@@ -73,11 +77,13 @@ def _proof(proof: Proof) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def _model(model: ModelInfo) -> dict[str, Any]:
+def model_fields(model: ModelInfo) -> dict[str, Any]:
+    """Return what a report says of a model."""
     return {"path": model.path, "sha256": model.sha256, "opset": model.opset, **asdict(model.size)}
 
 
-def _data(data: DataInfo) -> dict[str, Any]:
+def data_fields(data: DataInfo) -> dict[str, Any]:
+    """Return what a report says of the data."""
     return {
         "source": data.source,
         "samples": data.samples,
@@ -114,9 +120,9 @@ def _check(report: CheckReport) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": __version__,
-        "original": _model(report.original),
-        "pruned": _model(report.pruned),
-        "data": _data(report.data),
+        "original": model_fields(report.original),
+        "pruned": model_fields(report.pruned),
+        "data": data_fields(report.data),
         "metrics": dict(report.metrics),
         "latency_ms": None if latency is None else {"original": latency[0], "pruned": latency[1]},
         "outputs": dict(report.outputs),

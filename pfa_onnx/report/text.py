@@ -28,13 +28,17 @@ def render(
     parts = _check(report, verbose=verbose) if isinstance(report, CheckReport) else _report(report, verbose=verbose)
     if next_step:  # before the verdict of a check, which stands last
         parts.insert(len(parts) - isinstance(report, CheckReport), f"next: {next_step}")
-    fit = None if verbose else width
+    return joined(parts, None if verbose else width)
+
+
+def joined(parts: Sequence[str | Table], width: int | None) -> str:
+    """Return sentences and tables below each other, tables fitted to so many columns."""
     lines: list[str] = []
     for before, part in pairwise(["", *parts]):
         # a table stands apart, sentences follow each other
         if lines and (isinstance(part, Table) or isinstance(before, Table)):
             lines.append("")
-        lines.append(layout(part, fit) if isinstance(part, Table) else part)
+        lines.append(layout(part, width) if isinstance(part, Table) else part)
     return "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pfa_onnx.errors import StatsError
+from pfa_onnx.replacing import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -84,19 +84,12 @@ def _claim(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 @contextmanager
-def replacing(path: Path, scratch: str | None = None) -> Iterator[IO[bytes]]:
-    """Give a file beside `path` that takes its place when all went well, and vanishes when not.
-
-    scratch: its name; a fixed one leaves no more than one file behind, however often a run is killed.
-    """
-    beside = path.with_name(scratch or f".{path.name}.{os.getpid()}.tmp")
+def replacing_stats(path: Path, scratch: str | None = None) -> Iterator[IO[bytes]]:
+    """Replace a statistics file, see `replacing`; raises StatsError when it cannot be written."""
     try:
-        with beside.open("wb") as stream:
+        with replacing(path, scratch) as stream:
             yield stream
-        beside.replace(path)
     except OSError as error:
         raise StatsError(
             f"the statistics file cannot be written ({error.strerror})", at=str(path), fix="choose another file"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)

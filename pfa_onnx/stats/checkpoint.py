@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pfa_onnx.errors import StatsError
 from pfa_onnx.recipe import Reason
-from pfa_onnx.stats.archive import read_array, read_header, replacing, typed, write_array, write_header
+from pfa_onnx.stats.archive import read_array, read_header, replacing_stats, typed, write_array, write_header
 from pfa_onnx.stats.statsfile import CHECKPOINT, SCHEMA, StatsFile, header_of, opened, parse, write_contents
 
 _ANEW = "leave --resume out to begin anew"
@@ -48,7 +48,7 @@ def save_checkpoint(path: Path, found: Checkpoint) -> None:
         "skipped": [list(item) for item in found.skipped],
         "unmeasured": {name: [why.reason, why.node] for name, why in (found.unmeasured or {}).items()},
     }
-    with replacing(path, f".{path.name}.tmp") as stream, zipfile.ZipFile(stream, "w") as archive:
+    with replacing_stats(path, f".{path.name}.tmp") as stream, zipfile.ZipFile(stream, "w") as archive:
         write_header(archive, header)
         write_contents(archive, found.stats)
         for index, name in enumerate(found.stats.moments):

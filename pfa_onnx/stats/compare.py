@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pfa_onnx.stats.latency import Latency, paired_latency
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "Change",
@@ -25,6 +25,7 @@ __all__ = [
     "Metrics",
     "OutputMetrics",
     "as_tensors",
+    "class_numbers",
     "paired_latency",
     "relative_error",
 ]
@@ -157,19 +158,23 @@ class Comparison:
 
     def _accuracy(self) -> tuple[float | None, float | None]:
         labelled = [(label, before, after) for _, label, before, after in self._tops if label is not None]
-        known = set(self.classes) | {label for label, _, _ in labelled}
-        if all(label.isdecimal() for label in known):
-            index = {label: int(label) for label in known}
-            defined = max(index.values(), default=0) < self._width
-        else:
-            index = {label: number for number, label in enumerate(sorted(known))}
-            defined = len(known) == self._width  # fewer names are some of the classes, and nothing says which
-        if not labelled or not defined:
+        index = class_numbers({*self.classes, *(label for label, _, _ in labelled)}, self._width)
+        if not labelled or index is None:
             return None, None
         truth = [index[label] for label, _, _ in labelled]
         original = sum(before == true for (_, before, _), true in zip(labelled, truth, strict=True))
         pruned = sum(after == true for (_, _, after), true in zip(labelled, truth, strict=True))
         return original / len(truth), pruned / len(truth)
+
+
+def class_numbers(labels: Iterable[str], width: int) -> dict[str, int] | None:
+    """Return which class each label is, of `width` classes; None where nothing says so."""
+    known = sorted(set(labels))
+    if all(label.isdecimal() for label in known):
+        index = {label: int(label) for label in known}
+        return index if max(index.values(), default=0) < width else None
+    # fewer names are some of the classes, and nothing says which
+    return {label: number for number, label in enumerate(known)} if len(known) == width else None
 
 
 def relative_error(reference: Array, other: Array) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,11 @@ class Dataset(ABC):
         del last
         return seen
 
+    def permuted(self, random: np.random.Generator) -> Dataset:
+        """Return the same samples in another order, as far as they can be read in any; a stream's stays."""
+        del random
+        return self
+
     def describe(self) -> dict[str, Any]:
         """Return what is known before reading, as plain JSON values."""
         return {"source": self.source, "samples": self.count}
@@ -123,6 +129,12 @@ class ArrayData(Dataset):
     def classes(self) -> tuple[str, ...]:
         """All labels."""
         return tuple(sorted(set(self._labels or ())))
+
+    def permuted(self, random: np.random.Generator) -> Dataset:
+        """Read the rows in any order."""
+        other = copy(self)
+        other._rows = random.permutation(self._rows).tolist()  # noqa: SLF001 - its own copy
+        return other
 
     def part(self) -> Part:
         """Know the data by its shapes and a few of its rows."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -109,11 +110,13 @@ class Index(ABC):
         """Return all labels, sorted."""
 
     def units(self, rows: Sequence[int]) -> Iterator[Unit]:
-        """Return the units that hold these samples, which are sorted."""
+        """Return the units that hold these samples, in this order; what ascends within a file is read at once."""
         done = 0
         while done < len(rows):
             where = bisect_right(self.starts, rows[done]) - 1
-            stop = min(bisect_left(rows, self.starts[where + 1]), done + self.most)
+            end, stop = self.starts[where + 1], done + 1
+            while stop < min(len(rows), done + self.most) and rows[stop - 1] < rows[stop] < end:
+                stop += 1
             yield self.unit(where, [row - self.starts[where] for row in rows[done:stop]])
             done = stop
 
@@ -158,6 +161,15 @@ class Records(Dataset):
         """Count those that could not be read, too."""
         del seen
         return bisect_right(self._rows, self.index.find(last))
+
+    def permuted(self, random: np.random.Generator) -> Dataset:
+        """Read samples in any order, or short stretches of them where those that lie together are read together."""
+        other = copy(self)
+        step = self.index.most if self.index.stretches else 1
+        order = random.permutation(-(-len(self._rows) // step))
+        other._rows = [row for k in order.tolist() for row in self._rows[k * step : (k + 1) * step]]  # noqa: SLF001
+        other.skipped = []
+        return other
 
     def describe(self) -> dict[str, Any]:
         """Return the source, the number of samples and the preprocessing that applies."""

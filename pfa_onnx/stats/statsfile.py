@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pfa_onnx.errors import StatsError
 from pfa_onnx.responses import PAPER, Responses
-from pfa_onnx.stats.archive import BROKEN, read_array, read_header, replacing, typed, write_array, write_header
+from pfa_onnx.stats.archive import BROKEN, read_array, read_header, replacing_stats, typed, write_array, write_header
 from pfa_onnx.stats.covariance import Moments
 from pfa_onnx.stats.parts import Part
 
@@ -60,7 +60,7 @@ class StatsFile:
 
 def save_stats(path: str | Path, stats: StatsFile) -> None:
     """Write the statistics: the old file or the new one is there at any time, never half of one."""
-    with replacing(Path(path)) as stream, zipfile.ZipFile(stream, "w") as archive:
+    with replacing_stats(Path(path)) as stream, zipfile.ZipFile(stream, "w") as archive:
         write_header(archive, header_of(stats))
         write_contents(archive, stats)
 

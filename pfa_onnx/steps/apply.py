@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from pfa_onnx import __version__
 from pfa_onnx.errors import ModelError, UsageError
 from pfa_onnx.graph import protos
 from pfa_onnx.graph.cut import cut
 from pfa_onnx.graph.edits import Edits
 from pfa_onnx.graph.external import external_files, unmap_all
 from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load
-from pfa_onnx.recipe import VARIANTS
-from pfa_onnx.responses import PAPER
-from pfa_onnx.results import LayerRepair, Repair
-from pfa_onnx.steps.decide import Decision
+from pfa_onnx.replacing import replacing
 
 Array = npt.NDArray[Any]
-
-METADATA_KEY = "pfa_onnx.recipe"
 
 
 def cut_copy(graph: Graph, edits: Edits) -> Graph:
@@ -40,62 +31,7 @@ def cut_copy(graph: Graph, edits: Edits) -> Graph:
         raise ModelError("the model changed while it was being analysed", at=str(graph.path), fix="run again")
     cut(fresh, edits)
     unmap_all(fresh.model)
-    return Graph(fresh.model, graph.path, graph.sha256)
-
-
-def embed_recipe(
-    small: Graph,
-    decision: Decision,
-    original_sha256: str,
-    *,
-    redrawn: int | None = None,
-    repair: Repair | None = None,
-) -> None:
-    """Store the recipe in the model's metadata: enough to cut the same channels elsewhere.
-
-    redrawn: the seed by which all weights were drawn anew, if they were. repair: what was gained by solving them anew.
-    """
-    keep = {
-        t.layer.output: {
-            "channels": t.layer.channels,
-            "keep": np.flatnonzero(decision.keep[t.layer.labels]).tolist(),
-            "node": t.layer.node,
-            "weight": t.layer.weight,
-        }
-        for t in decision.trace.layers
-    }
-    chosen = decision.method
-    method = {k: v for k, v in vars(chosen).items() if v is not None and (k not in VARIANTS or k in chosen.variants)}
-    content: dict[str, Any] = {
-        "layers": keep,
-        "method": method,
-        "original_sha256": original_sha256,
-        "schema": 1,
-        "version": __version__,
-    }
-    if decision.trace.through_norm:
-        content["through_norm"] = True
-    if decision.responses != PAPER:
-        content["responses"] = decision.responses.variants
-    if redrawn is not None:
-        content["redrawn"] = redrawn
-    if repair is not None:
-        how = {layer.output: layer.how for layer in repair.layers}
-        content["repair"] = {"after": repair.after, "before": repair.before, "layers": how, "samples": repair.samples}
-    small.model.metadata_props[METADATA_KEY] = json.dumps(content, sort_keys=True, separators=(",", ":"))
-
-
-def embedded_repair(graph: Graph) -> Repair | None:
-    """Return what repair gained when a model was made, if it was repaired, without what it was layer by layer."""
-    try:
-        found = json.loads(graph.model.metadata_props.get(METADATA_KEY, "{}")).get("repair")
-        if found is None:
-            return None
-        layers = tuple(LayerRepair(str(k), "", math.nan, math.nan, str(how)) for k, how in found["layers"].items())
-        before, after = float(found["before"]), float(found["after"])
-        return Repair(layers, int(found["samples"]), 0, before, after, applied=True)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # metadata are anybody's
-        return None
+    return Graph(fresh.model, graph.path, graph.sha256, taken=fresh.taken)
 
 
 def serialized(small: Graph) -> onnx.ModelProto:
@@ -183,19 +119,8 @@ def _flush(path: Path) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    temporary: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as stream:
+        stream.write(content)
 
 
 def _umask() -> int:

@@ -16,7 +16,7 @@ from pfa_onnx.stats.compare import Comparison, Metrics
 from pfa_onnx.stats.data import Batch, Dataset
 from pfa_onnx.stats.latency import Latency, paired_latency
 from pfa_onnx.stats.session import Runner, batch_size_for, prefetch, run_padded
-from pfa_onnx.steps.apply import embedded_repair
+from pfa_onnx.steps.embedded import embedded_repair
 from pfa_onnx.steps.measure import describe_model, learn_shapes, open_dataset, prepared_by
 
 # gate -> (metric, whether it is a minimum)

@@ -3,20 +3,22 @@
     python tests/benchmarks/evidence/finetune.py             # after train.py; results go to FOLDER/finetune.json
 
 The pruned file goes back into PyTorch: its weights, in the order of its nodes, into the modules of the original
-network, in the order in which they run; both must answer the same. Then it is trained with labels for one or two
-epochs at a tenth of the original's rate. "scratch" draws the weights of the same smaller network anew and trains it at
-the original's rate: for two epochs, and for as many as the original had. The paper's columns are the last but for
-their length.
+network, in the order in which they run; both must answer the same. Then it is trained with labels for two epochs at a
+tenth of the original's rate: sliced as the paper does it, and repaired, with the channels that repair chooses.
+"scratch" draws the weights of the same smaller network anew and trains it at the original's rate: as short, and for as
+many epochs as the original had. Seeds draw the weights and order the images.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,9 @@ import train
 from onnx import numpy_helper
 from torch import nn
 
-RECIPES = ("--kl", "--params 0.5", "--params 0.35")
+RECIPES = ("--kl", "--params 0.7", "--params 0.35")
+COLUMNS = ("sliced, trained", "repaired, trained", "scratch, as short", "scratch, as long as the original")
+EPOCHS = 2  # of a short training
 _KINDS = {"Conv": nn.Conv2d, "Gemm": nn.Linear, "BatchNormalization": nn.BatchNorm2d}
 
 
@@ -50,6 +54,9 @@ def module_of(name: str, path: Path, example: np.ndarray) -> nn.Module:
         hook.remove()
     graph = onnx.load(path).graph
     weights = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
+    for node in graph.node:  # what is equal, exporters store once
+        if node.op_type == "Identity" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]].clone()
     nodes = [node for node in graph.node if node.op_type in _KINDS]
     assert len(nodes) == len(ran)
     for node, module in zip(nodes, ran, strict=True):
@@ -83,36 +90,36 @@ def _anew(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def study(net: evaluate.Network, images: dataset.Images, recipe: str, note: Callable[[str], None]) -> dict[str, Any]:
-    """Return one row: accuracies by what was done."""
-    name, method = net.name, evaluate.RECIPES[recipe]
+# --- one row: a network and a recipe --------------------------------------------------------------------------
+
+
+def study(net: evaluate.Network, images: dataset.Images, recipe: str, row: dict[str, Any], seed: int) -> Iterator[str]:
+    """Add what is missing for one seed; yields what it measured. row["accuracy"] holds a list for every column."""
+    found: dict[str, list[float]] = row.setdefault("accuracy", {})
+    missing = [column for column in COLUMNS if len(found.get(column, [])) == seed]
+    if not missing:
+        return
+    method, rate, flip = evaluate.RECIPES[recipe], train.RATE[net.name], net.name != "tiny"
     path, report = net.cut(method)
     assert report.after is not None
-    found: dict[str, float] = {"sliced": net.accuracy(path)}
-    sliced = module_of(name, path, images.test_x)
-
-    def trained(column: str, model: nn.Module, epochs: int, rate: float) -> None:
+    row["params"] = report.after.params / net.whole[0]
+    sliced, before = module_of(net.name, path, images.test_x), net.accuracy(path)
+    path, _ = net.cut(replace(method, select="reconstruct"), repair=True)
+    repaired, mended = module_of(net.name, path, images.test_x), net.accuracy(path)
+    found["sliced"], found["repaired"] = [before], [mended]
+    short, whole = EPOCHS, train.EPOCHS[net.name]
+    runs = {
+        "sliced, trained": (sliced, short, rate / 10),
+        "repaired, trained": (repaired, short, rate / 10),
+        "scratch, as short": (_anew(sliced, seed + 1), short, rate),
+        "scratch, as long as the original": (_anew(sliced, seed + 1), whole, rate),
+    }
+    for column in missing:
+        model, epochs, speed = runs[column]
         model = copy.deepcopy(model)
-        train.train(model, images.train_x, images.train_y, epochs=epochs, rate=rate, flip=name != "tiny")
-        found[column] = train.accuracy(model, images.test_x, images.test_y)
-        note(f"{column} {found[column]:.4f}")
-
-    rate = train.RATE[name]
-    for epochs in (1, 2):
-        trained(f"sliced, {_times(epochs)}", sliced, epochs, rate / 10)
-    if evaluate.REPAIRS:
-        path, _ = net.cut(method, repair=True)
-        found["repaired"] = net.accuracy(path)
-        repaired = module_of(name, path, images.test_x)
-        for epochs in (1, 2):
-            trained(f"repaired, {_times(epochs)}", repaired, epochs, rate / 10)
-    for epochs in (2, train.EPOCHS[name]):
-        trained(f"scratch, {_times(epochs) if epochs == 2 else 'as the original'}", _anew(sliced, 1), epochs, rate)
-    return {"network": name, "recipe": recipe, "params": report.after.params / net.whole[0], "accuracy": found}
-
-
-def _times(epochs: int) -> str:
-    return f"{epochs} epoch{'s' if epochs > 1 else ''}"
+        train.train(model, images.train_x, images.train_y, epochs=epochs, rate=speed, seed=seed, flip=flip)
+        found.setdefault(column, []).append(train.accuracy(model, images.test_x, images.test_y))
+        yield f"{column}, seed {seed}: {found[column][-1]:.4f}"
 
 
 def main() -> None:
@@ -121,20 +128,21 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=dataset.FOLDER)
     parser.add_argument("--dataset", type=Path, default=dataset.INSTALLED)
     parser.add_argument("--recipes", nargs="+", metavar="RECIPE", help="such as 'kl' or 'params 0.5'")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     images = dataset.digits() if options.names == ["tiny"] else dataset.fashion(options.dataset)
     path = options.folder / "finetune.json"
-    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    recipes = [f"--{r.removeprefix('--')}" for r in options.recipes or RECIPES]
     with tempfile.TemporaryDirectory(prefix="pfa-onnx-evidence-") as scratch:
-        for name in options.names or evaluate.NETWORKS:
-            net = evaluate.Network(name, options.folder, Path(scratch), threads=options.threads)
-            for recipe in [f"--{r.removeprefix('--')}" for r in options.recipes or RECIPES]:
-                row = study(
-                    net, images, recipe, lambda s, at=f"{name} {recipe}": print(at, s, file=sys.stderr, flush=True)
-                )
-                rows = [r for r in rows if (r["network"], r["recipe"]) != (name, recipe)] + [row]
+        names = options.names or evaluate.NETWORKS
+        nets = {n: evaluate.Network(n, options.folder, Path(scratch), threads=options.threads) for n in names}
+        for seed, recipe, name in itertools.product(range(options.seeds), recipes, nets):
+            row = rows.setdefault(f"{name} {recipe}", {"network": name, "recipe": recipe})
+            for news in study(nets[name], images, recipe, row, seed):
+                print(name, recipe, news, file=sys.stderr, flush=True)
                 path.write_text(json.dumps(rows, indent=1) + "\n")
     print(tables.training(rows))
 

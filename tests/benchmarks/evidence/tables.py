@@ -89,16 +89,16 @@ def domains(found: list[dict[str, Any]]) -> str:
     return table(head, body)
 
 
-def training(found: list[dict[str, Any]]) -> str:
-    """Return what a short training does to pruned networks, and to new ones of their shape."""
-    columns = list(dict.fromkeys(key for row in found for key in row["accuracy"]))
+def training(found: dict[str, Any]) -> str:
+    """Return what a short training does to pruned networks, and to new ones of their shape: means, and the seeds."""
+    columns = list(dict.fromkeys(key for row in found.values() for key in row["accuracy"]))
     head = ["network", "recipe", "parameters left", *columns]
     body = [
         [
             TITLES.get(row["network"], row["network"]), f"`{row['recipe']}`", f"{_percent(row['params'])} %",
-            *(_percent(row["accuracy"].get(key)) for key in columns),
+            *(_mean(row["accuracy"].get(key, [])) for key in columns),
         ]
-        for row in found
+        for row in found.values()
     ]  # fmt: skip
     return table(head, body)
 
@@ -115,6 +115,14 @@ def _read(path: Path) -> Any:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _mean(values: list[float]) -> str:
+    """Return the mean, and of several how far the farthest is from it."""
+    if len(values) < 2:
+        return _percent(*values) if values else "-"
+    mean = sum(values) / len(values)
+    return f"{_percent(mean)} ± {_percent(max(abs(value - mean) for value in values))}"
 
 
 def _recovered(whole: float, before: float, after: float | None) -> str:

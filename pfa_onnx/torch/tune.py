@@ -1,0 +1,168 @@
+"""Fine-tuning a pruned model: the story in order.
+
+load both -> check that they belong together -> look at the data -> train -> write the best weights into the same graph
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from pfa_onnx.errors import ModelError, TrainingError
+from pfa_onnx.graph.model import Graph, load
+from pfa_onnx.options import DataOptions, Hooks, Training
+from pfa_onnx.results import DataInfo, Quality, Tuned
+from pfa_onnx.stats.data import Dataset
+from pfa_onnx.stats.parts import digest
+from pfa_onnx.steps.apply import write
+from pfa_onnx.steps.embedded import content_of, read_embedded, store
+from pfa_onnx.steps.measure import describe_model, learn_shapes, open_dataset, prepared_by, report_skipped
+from pfa_onnx.torch.feed import Feed
+from pfa_onnx.torch.files import with_weights
+from pfa_onnx.torch.module import OnnxModule
+from pfa_onnx.torch.settings import (
+    batch_size,
+    device_of,
+    method_of,
+    objective_of,
+    pictures_of,
+    refuse_paths,
+    refuse_teacher,
+)
+from pfa_onnx.torch.trainer import Progressed, Trainer
+
+
+def finetune(
+    pruned: Path,
+    data: DataOptions,
+    chosen: Training,
+    *,
+    teacher: Path | None,
+    output: Path,
+    resume: bool = False,
+    hooks: Hooks | None = None,
+) -> Tuned:
+    """Train a pruned model to answer as its original does, or as labels say; writes the best weights to `output`.
+
+    teacher: the original; None learns from labels alone. resume: go on where an interrupted run with this output
+    stopped. Raises a PfaError; TrainingError when the loss is no longer a number. Whenever it ends early, and there is
+    something better than the start, `output` holds it.
+    """
+    start, hooks = time.perf_counter(), hooks or Hooks()
+    refuse_paths(pruned, teacher, output, labels=chosen.labels)
+    graph = load(pruned)
+    recipe = read_embedded(graph)
+    device = device_of(data.providers)
+    student = OnnxModule(graph).to(device)
+    if not list(student.parameters()):
+        raise ModelError("there is nothing to train: no weight is a float", at=str(pruned))
+    original = None if teacher is None else load(teacher)
+    if original is not None:
+        refuse_teacher(graph, original, recipe, chosen, hooks)
+    mentor = None if original is None else OnnxModule(original).to(device).requires_grad_(requires_grad=False)
+
+    dataset = open_dataset(graph, data)
+    feed = Feed(dataset, batch_size(graph, data, dataset), share=chosen.held, seed=chosen.seed)
+    report_skipped(dataset.skipped, hooks)
+    objective, classes = objective_of(student, mentor, feed=feed, dataset=dataset, chosen=chosen, recipe=recipe)
+    known = _known(graph, original, dataset, data, chosen)
+    trainer = Trainer(
+        student, mentor, feed, objective, chosen,
+        classes=classes,
+        pictures=pictures_of(graph, dataset, chosen),
+        checkpoint=output.with_name(f"{output.name}.partial"),
+        known=known,
+        hooks=hooks,
+    )  # fmt: skip
+    ended = None
+    if not (resume and _is_finished(trainer, output)):
+        ended = _run(trainer, resume=resume)
+    found = trainer.found
+    shapes = learn_shapes(graph, {name: array[:1] for name, array in next(feed.judged()).feeds.items()})
+    result = Tuned(
+        model=describe_model(graph, *shapes),
+        teacher=None if teacher is None else str(teacher),
+        data=DataInfo(dataset.source, feed.train, prepared_by(dataset), device.type, feed.size, tuple(dataset.skipped)),
+        held=feed.held,
+        method=method_of(chosen, trainer.pictures, taught=mentor is not None),
+        history=tuple(found.history),
+        best=found.best,
+        trained=sum(weight.numel() for weight in student.parameters()),
+        device=device.type,
+        output=output,
+        teacher_accuracy=found.teacher_accuracy,
+        timings={"train": time.perf_counter() - start},
+    )
+    if ended is None or found.best:
+        write(_tuned(student, found, result, known), output)
+    if ended is not None:
+        raise _told(ended, result, hooks)
+    trainer.checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def _run(trainer: Trainer, *, resume: bool) -> KeyboardInterrupt | TrainingError | None:
+    """Train; return what ended it early."""
+    try:
+        trainer.run(resume=resume)
+    except (KeyboardInterrupt, TrainingError) as error:
+        return error
+    return None
+
+
+def _told(ended: KeyboardInterrupt | TrainingError, result: Tuned, hooks: Hooks) -> KeyboardInterrupt | TrainingError:
+    """Say what is left of a run that ended early."""
+    left = (
+        f"{result.output} holds the best so far, after epoch {result.best}"
+        if result.best
+        else "no epoch was better than the start, and nothing was written"
+    )
+    if isinstance(ended, TrainingError):
+        return TrainingError(f"{ended.what}; {left}", at=ended.at, fix=ended.fix)
+    hooks.warn(f"interrupted: {left}; the same command with --resume goes on")
+    return ended
+
+
+def _tuned(student: OnnxModule, found: Progressed, result: Tuned, known: str) -> Graph:
+    """Return the graph with the best weights; its recipe says how it was trained."""
+    graph = with_weights(student, found.weights)
+    content = {
+        "best": found.best,
+        "history": [asdict(one) for one in found.history],
+        "known": known,
+        "method": dict(result.method),
+        "samples": result.data.samples,
+        "teacher_accuracy": found.teacher_accuracy,
+    }
+    store(graph, {**content_of(graph), "finetune": content})
+    return graph
+
+
+def _is_finished(trainer: Trainer, output: Path) -> bool:
+    """Take the outcome of the very same run from its output, if it ended there."""
+    if trainer.checkpoint.exists() or not output.exists():
+        return False
+    graph = load(output)
+    found = content_of(graph).get("finetune", {})
+    if not isinstance(found, dict) or found.get("known") != trainer.known:
+        return False
+    trainer.student.load_state_dict(OnnxModule(graph).state_dict())
+    weights = {name: tensor.detach().cpu() for name, tensor in trainer.student.state_dict().items()}
+    history = [Quality(**one) for one in found["history"]]
+    trainer.found = Progressed(history, found["best"], weights, found["teacher_accuracy"])
+    return True
+
+
+def _known(graph: Graph, original: Graph | None, dataset: Dataset, data: DataOptions, chosen: Training) -> str:
+    """Return what tells this run from all others."""
+    what = [
+        graph.sha256,
+        "" if original is None else original.sha256,
+        str(dataset.part()),
+        json.dumps(prepared_by(dataset), sort_keys=True, default=str),
+        f"{data.batch_size} {data.limit}",
+        json.dumps(asdict(chosen), sort_keys=True),
+    ]
+    return digest(*(piece.encode() for piece in what))
