@@ -3,6 +3,8 @@
 analyze: load -> measure -> decide -> report
 prune:   load -> measure -> decide -> cut -> prove -> write -> report
 check:   run both models -> compare -> gates
+compare: run all models -> compare each with the original
+sweep:   load -> measure -> decide many times -> cut, prove and compare each
 finetune: train -> write the best weights into the same graph
 merge:   statistics measured apart -> statistics of all
 """
@@ -10,47 +12,47 @@ merge:   statistics measured apart -> statistics of all
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from pfa_onnx.errors import UsageError
-from pfa_onnx.graph.cost import macs, parameters
-from pfa_onnx.graph.model import Graph, load
+from pfa_onnx.graph.model import load
 from pfa_onnx.graph.scratch import redraw
 from pfa_onnx.options import DataOptions, Hooks, PlanOptions, Training
 from pfa_onnx.recipe import Method, Proof, Size
-from pfa_onnx.results import CheckReport, LayerResult, Merged, Repair, Report, Tuned
+from pfa_onnx.results import CheckReport, LayerResult, Merged, Report, Tuned
 from pfa_onnx.stats.merge import merge_files
 from pfa_onnx.stats.parts import WHOLE, missing
 from pfa_onnx.stats.statsfile import save_stats as write_stats
-from pfa_onnx.steps.apply import check_target, cut_copy, model_bytes, write
+from pfa_onnx.steps.apply import check_target, cut_copy, size_after, write
 from pfa_onnx.steps.compare import compare
 from pfa_onnx.steps.decide import Decider, Decision
 from pfa_onnx.steps.embedded import embed_recipe
+from pfa_onnx.steps.judge import Judge
 from pfa_onnx.steps.latency import latency_ratio
 from pfa_onnx.steps.measure import (
     Measured,
     describe_model,
-    finished,
     glimpse,
-    measure,
+    measure_or_recall,
     recall,
-    with_eigenvalues,
     without_covariances,
 )
 from pfa_onnx.steps.nothing import refuse_if_nothing_can_go, warn_if_nothing_goes
 from pfa_onnx.steps.prove import prove as prove_cut
-from pfa_onnx.steps.repair import repair as repair_cut
+from pfa_onnx.steps.repair import repaired_copy
 from pfa_onnx.steps.replay import read_recipe
-from pfa_onnx.steps.resume import Checkpoints
 from pfa_onnx.steps.rounding import decide_fastest
+from pfa_onnx.steps.several import compare_several
+from pfa_onnx.steps.sweep import Sweeper, decide_all, default_grid, prepare_folder, refuse_grid
 from pfa_onnx.steps.variants import with_what_is_needed
+from pfa_onnx.tradeoff import Compared, Swept
 
 KL = Method("kl")
 
@@ -77,7 +79,7 @@ def analyze(
     with clock("load"):
         graph = load(model)
     with clock("measure"):
-        measured = _measured(graph, data, stats, hooks, save_stats, resume=resume)
+        measured = measure_or_recall(graph, data, stats, hooks, save_stats, resume=resume)
     if data.shard != WHOLE:
         hooks.warn(f"shard {data.shard[0]}/{data.shard[1]}: this is about its samples alone; merge before you decide")
     with clock("decide"):
@@ -87,7 +89,7 @@ def analyze(
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
         embed_recipe(small, decision, graph.sha256)  # it takes room in the file, too
-        after = _size_after(small, decision, measured.probed, None)
+        after = size_after(small, decision, measured.probed, None)
     return replace(_report(measured, decision, after, clock), round_to=_measured_multiple(decider))
 
 
@@ -127,7 +129,7 @@ def prune(
         elif recipe and not save_stats:
             measured = glimpse(graph, data, hooks)
         else:
-            measured = _measured(graph, data, stats, hooks, save_stats, resume=resume)
+            measured = measure_or_recall(graph, data, stats, hooks, save_stats, resume=resume)
     with clock("decide"):
         timed = lambda: latency_ratio(measured, data)  # noqa: E731 - the original is loaded only if it is timed
         replayed = read_recipe(recipe) if recipe else None
@@ -152,14 +154,14 @@ def prune(
     repaired = None
     if repair and not unchanged:
         with clock("repair"):
-            small, repaired = _repaired(small, decision, data, hooks)
+            small, repaired = repaired_copy(small, decision, data, hooks)
         hooks.note(f"repair took {clock.seconds['repair'] / clock.seconds['measure']:.1f} times the calibration")
     if init == "scratch":
         redraw(small, seed)
         embed_recipe(small, decision, graph.sha256, redrawn=seed)
     with clock("write"):
         written = write(small, output, unchanged=unchanged and init == "keep")
-    after = _size_after(small, decision, measured.probed, written)
+    after = size_after(small, decision, measured.probed, written)
     redrawn = seed if init == "scratch" else None
     report = _report(measured, decision, after, clock, proof)
     return replace(report, output=output, redrawn=redrawn, repair=repaired, round_to=round_to)
@@ -176,6 +178,62 @@ def check(
 ) -> CheckReport:
     """Compare two models on data. gates: any of min_agreement, min_cosine, max_params, max_macs, max_latency."""
     return compare(original, pruned, data, gates or {}, hooks or Hooks(), latency=latency)
+
+
+def compare_models(
+    original: Path, models: Sequence[Path], data: DataOptions, *, latency: bool = True, hooks: Hooks | None = None
+) -> Compared:
+    """Compare several smaller models with their original, on the same data."""
+    return compare_several(original, models, data, hooks or Hooks(), latency=latency)
+
+
+def sweep(
+    model: Path,
+    data: DataOptions,
+    methods: Sequence[Method] | None = None,
+    plan: PlanOptions | None = None,
+    *,
+    stats: Path | None = None,
+    save_stats: Path | None = None,
+    resume: bool = False,
+    check_data: Any = None,
+    check_limit: int | None = None,
+    repair: bool = False,
+    latency: bool = True,
+    save_to: Path | None = None,
+    each: Callable[[Swept], None] | None = None,
+    hooks: Hooks | None = None,
+) -> Swept:
+    """Measure once, and make a point of every method: the trade-off between size and answers.
+
+    methods: `steps.sweep.default_grid` when None. check_data: what to compare on, in place of the data; at most
+    check_limit samples of it, 1,024 unless said. save_to: a folder for the models. each: told what there is after
+    every point. Raises a PfaError; TargetError where no point can be reached.
+    """
+    clock, hooks, plan = _Clock(), hooks or Hooks(), plan or PlanOptions()
+    methods = default_grid(repair=repair) if methods is None else tuple(methods)
+    data = refuse_grid(methods, plan, data)
+    with clock("load"):
+        graph = load(model)
+    if save_to is not None:
+        prepare_folder(save_to, graph, methods, repair=repair)
+    with clock("measure"):
+        measured = measure_or_recall(graph, data, stats, hooks, save_stats, resume=resume)
+    with clock("decide"):
+        decided = decide_all(measured, methods, plan, data, hooks)
+    measured = decided.measured
+    with clock("original"):
+        other = data if check_data is None else replace(data, data=check_data, limit=None)
+        judge = Judge(graph, other, check_limit, hooks)
+    whole = describe_model(graph, measured.shapes, measured.probed)
+    sweeper = Sweeper(measured, whole.size, judge, data, repair, latency, save_to, hooks, clock)
+    channels = sum(traced.layer.channels for traced in measured.layers)
+    found = Swept(whole, measured.data, judge.data, judge.of, channels, (), decided.missed, repair, complete=False)
+    for one in sweeper.points(decided.recipes):
+        found = replace(found.plus(one), timings=dict(clock.seconds))
+        if each is not None:
+            each(found)
+    return replace(found, complete=True)
 
 
 def finetune(
@@ -209,54 +267,6 @@ def merge(files: Sequence[Path], output: Path, *, hooks: Hooks | None = None) ->
     return Merged(output, len(files), stats.source, stats.samples, len(stats.moments), stats.provider, gaps)
 
 
-def _measured(
-    graph: Graph, data: DataOptions, stats: Path | None, hooks: Hooks, save: Path | None, *, resume: bool
-) -> Measured:
-    """Measure, or take what was measured before; save it, and on the way there save what there is."""
-    checkpoints = None
-    if stats is not None:
-        measured = recall(graph, stats, data.responses)
-    elif data.ray is not None:
-        from pfa_onnx.steps.cluster import measure_on_ray  # noqa: PLC0415 - an extra
-
-        measured = measure_on_ray(graph, data, hooks, data.ray)
-    else:
-        checkpoints = Checkpoints(save, resume=resume) if save is not None else None
-        if (
-            save is not None
-            and checkpoints
-            and resume
-            and not checkpoints.path.exists()
-            and finished(save, graph, data)
-        ):
-            return recall(graph, save)
-        measured = measure(graph, data, hooks, checkpoints)
-    if save is not None:
-        if data.shard == WHOLE:  # a shard's own are of no use
-            measured = with_eigenvalues(measured, hooks)
-        write_stats(save, measured.stats)
-    if checkpoints:
-        checkpoints.done()
-    return measured
-
-
-def _repaired(small: Graph, decision: Decision, data: DataOptions, hooks: Hooks) -> tuple[Graph, Repair]:
-    """Return the repaired model and what it gained; the model as it is where that is nothing."""
-    tried = cut_copy(decision.trace.graph, decision.edits)
-    found = repair_cut(tried, decision, data, hooks)
-    if not found.layers:
-        hooks.warn("repair has nothing to solve: weights that read removed channels are quantised, computed or shared")
-    elif not found.applied:
-        hooks.warn(
-            f"repair brought the outputs no closer to the original's ({found.before:.3g} of their variance before, "
-            f"{found.after:.3g} after): left out"
-        )
-    if not found.applied:
-        return small, found
-    embed_recipe(tried, decision, decision.trace.graph.sha256, repair=found)
-    return tried, found
-
-
 def _decide(decider: Decider, method: Method, data: DataOptions) -> Decision:
     if decider.options.round_to != "auto":
         return decider.decide(method)
@@ -266,14 +276,6 @@ def _decide(decider: Decider, method: Method, data: DataOptions) -> Decision:
 
 def _measured_multiple(decider: Decider) -> int | None:
     return decider.round_to if decider.options.round_to == "auto" else None
-
-
-def _size_after(small: Graph, decision: Decision, samples: int, written: int | None) -> Size:
-    shapes = {**decision.trace.shapes, **decision.edits.shapes}
-    kept = {str(v.name) for node in small.nodes for v in node.outputs if not small.is_constant(v)}
-    kept |= {spec.name for spec in small.inputs}  # constants are as wide as they now are, wherever they are made
-    shapes = {name: shape for name, shape in shapes.items() if name in kept}
-    return Size(parameters(small), macs(small, shapes, samples), model_bytes(small) if written is None else written)
 
 
 def _report(measured: Measured, decision: Decision, after: Size, clock: _Clock, proof: Proof | None = None) -> Report:

@@ -104,10 +104,12 @@ class Taken:
     """What a constant of a cut model is in the original: a constant's name there, and what was taken of it.
 
     steps: one after the other, (axes, positions in C order over these axes, their new extents).
+    handed: it is computed, by an Identity or a Transpose say, from a constant that was cut in its place.
     """
 
     source: str
     steps: tuple[tuple[tuple[int, ...], Ints, tuple[int, ...]], ...] = ()
+    handed: bool = False
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,49 @@ class Repair:
 
 
 @dataclass(frozen=True)
+class Correlations:
+    """The |correlation| of a layer's channels in its order of removal, made small enough to look at.
+
+    side: how many cells the matrix has along each side; each is the mean over that many equal stretches of channels
+    (of one channel each, where side is the number of channels).
+    cells: its upper triangle with the diagonal, row by row, one byte each: 255 is a correlation of 1.
+    """
+
+    side: int
+    cells: bytes
+
+
+@dataclass(frozen=True)
+class LayerDetails:
+    """What a page about a layer shows beside its result.
+
+    order: all channels: those that were removed, in the order in which they go; those that stay, the first that would
+    go next first; those that may not go. kl: how many channels PFA-KL asks for, whatever the method was.
+    """
+
+    order: tuple[int, ...]
+    kl: int
+    correlations: Correlations | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the model that keeps the share `tau` of every layer's energy would cost."""
+
+    tau: float
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Details:
+    """More about a decision, collected for those who look at it: by layer output, and over the energy, ascending."""
+
+    layers: Mapping[str, LayerDetails]
+    costs: tuple[Cost, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """The outcome of `analyze` (nothing written, no proof) and of `prune`.
 
@@ -100,6 +143,7 @@ class Report:
     repair: what it gained, if it was asked for.
     through_norm: whether normalisations may run over the kept channels only. responses: what was measured of layers.
     round_to: the multiple of channels that was measured to run fastest, None when it was not measured.
+    details: what only the HTML page shows, where it was asked for and the data decided.
     """
 
     model: ModelInfo
@@ -114,6 +158,7 @@ class Report:
     through_norm: bool = False
     responses: Responses = PAPER
     round_to: int | None = None
+    details: Details | None = None
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 

@@ -150,16 +150,18 @@ def has_slope(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> None:
     assert float((found * step).sum()) == pytest.approx(rise, rel=1e-2, abs=1e-2)
 
 
-def runs_elsewhere(row: Row) -> None:
-    """The node runs on a device whose memory Python cannot read, and makes the same shapes there.
+def runs_elsewhere(row: Row, *, fixed: bool) -> None:
+    """The node runs where its first operand is on a device whose memory Python cannot read, with the same shapes.
 
     Torch's device "meta" has no memory at all: to read a size from it fails, as it is slow on an accelerator.
     """
-    model, feeds = row.model(fixed=True)
+    model, feeds = row.model(fixed=fixed)
     module = module_of(model)
     expected = module(**feeds)
-    values = {**module._host, **module.to("meta")._buffers}
-    values |= {name: torch.from_numpy(np.array(a)).to("meta") for name, a in feeds.items()}
+    moved = module.to("meta")
+    values = {**module._host, **moved._buffers, **moved._parameters}
+    values |= {name: torch.from_numpy(np.array(a)) for name, a in feeds.items()}
+    values["x0"] = values["x0"].to("meta")
     (step,) = module._steps
     module._run(step, values)
     expected = expected if isinstance(expected, tuple) else (expected,)

@@ -18,7 +18,8 @@ import click
 
 from pfa_onnx.cli import finetune as _finetune  # noqa: F401 - it registers its verb
 from pfa_onnx.cli.app import app
-from pfa_onnx.cli.terminal import complain, forgive_encodings
+from pfa_onnx.cli.suggestions import usage
+from pfa_onnx.cli.terminal import complain, forgive_encodings, show, width_of_help
 from pfa_onnx.errors import InternalError, PfaError
 
 _BUG = "this is a bug in pfa-onnx; please report it with the model and the traceback that -v shows"
@@ -42,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             standalone_mode=False,
             # a glob is for layers here, not for files
             windows_expand_args=False,
+            terminal_width=width_of_help(),
             obj=state,
         )
     except (click.Abort, KeyboardInterrupt):
         complain("interrupted")
         return 130
     except click.ClickException as error:
-        complain(_usage(error))
+        complain(usage(error, app, sys.argv[1:] if argv is None else argv))
         return 2
     except Exception as error:  # noqa: BLE001  Python's own exit code for a traceback is 1, which would read as "no"
         return _failed(error, verbose=state.verbose)
@@ -63,21 +65,10 @@ def _failed(error: Exception, *, verbose: bool) -> int:
         complain(str(PfaError("out of memory", fix="use a smaller --batch-size")))
         return 2
     if verbose:
-        complain("".join(traceback.format_exception(error)).rstrip())
+        show("".join(traceback.format_exception(error)), sys.stderr)
     what = error.what if isinstance(error, InternalError) else f"{type(error).__name__}: {error}".removesuffix(": ")
     complain(str(InternalError(what, at=getattr(error, "at", None), fix=getattr(error, "fix", None) or _BUG)))
     return 2
-
-
-def _usage(error: click.ClickException) -> str:
-    """Return click's complaint in the style of all others."""
-    what = error.message if getattr(error, "possibilities", None) else error.format_message()
-    what = what.strip().removesuffix(".")
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "pfa-onnx"
-    close = getattr(error, "possibilities", None) or ()
-    fix = f"did you mean {' or '.join(close)}?" if close else f"see `{command} --help`"
-    return str(PfaError(what[:1].lower() + what[1:], fix=fix))
 
 
 if __name__ == "__main__":

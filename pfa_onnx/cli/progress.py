@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -11,10 +13,13 @@ from rich.progress import (
     Task,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+
+_LONGEST, _SHORTEST = 40, 4  # columns of a bar
+_NUMBERS = 56  # columns that the rest of its line may take
 
 
 class _Rate(ProgressColumn):
@@ -23,18 +28,25 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.1f}/s" if task.speed else "")
 
 
-class Bars:
-    """A bar for each phase, on standard error, gone when the work is done."""
+class _Left(TimeRemainingColumn):
+    def render(self, task: Task) -> Text:
+        """Return the time left; the time it took where it is done, or nobody knows how much there is."""
+        if task.total is None:
+            return Text(str(timedelta(seconds=int(task.elapsed or 0))))
+        return Text.assemble(super().render(task), "" if task.finished else " left")
 
-    def __init__(self) -> None:
+
+class Bars:
+    """A bar for each phase, on standard error, gone when the work is done. width: of the terminal."""
+
+    def __init__(self, width: int, *, colours: bool) -> None:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=max(_SHORTEST, min(_LONGEST, width - _NUMBERS))),
             MofNCompleteColumn(),
             _Rate(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
+            _Left(elapsed_when_finished=True),
+            console=Console(stderr=True, width=width, color_system="auto" if colours else None),
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}

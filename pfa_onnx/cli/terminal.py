@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 from pfa_onnx.options import Hooks
+from pfa_onnx.report.fitting import fitted
 
 if TYPE_CHECKING:
     from pfa_onnx.cli.progress import Bars
 
+_PIPED = 80  # columns of a help text that goes to a file
+_NARROWEST = 60  # columns that are needed; on a narrower terminal, lines are broken where it breaks them
+_HANG = "    "  # deeper than `at:` and `fix:`
 _BLOCKS = str.maketrans("▁▂▃▄▅▆▇█", ".:-=+*%#")
 _COLOURS = (
     (re.compile(r"^(internal error:|error:|FAILED.*)", re.MULTILINE), "1;31"),
@@ -34,8 +37,8 @@ def forgive_encodings() -> None:
 
 
 def complain(text: str) -> None:
-    """Print on standard error."""
-    show(text + "\n", sys.stderr)
+    """Print on standard error; on a terminal, what a line has too much goes on below it."""
+    show(fitted(text, width_of(sys.stderr), _HANG) + "\n", sys.stderr)
 
 
 def show(text: str, stream: TextIO) -> None:
@@ -61,12 +64,32 @@ def _encodable(text: str, stream: TextIO) -> str:
 
 
 def _has_colours(stream: TextIO) -> bool:
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return stream.isatty() and not colourless()
+
+
+def colourless() -> bool:
+    """Whether colours are not wanted (https://no-color.org) or not understood."""
+    return bool(os.environ.get("NO_COLOR")) or _is_dumb()
+
+
+def _is_dumb() -> bool:
+    return os.environ.get("TERM") == "dumb"
 
 
 def width_of(stream: TextIO) -> int | None:
     """Return the columns of a terminal, None where lines may be as long as they are."""
-    return max(60, shutil.get_terminal_size().columns) if stream.isatty() else None
+    if not stream.isatty():
+        return None
+    given = os.environ.get("COLUMNS", "")
+    columns = int(given) if given.isdecimal() else 0
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        columns = columns or os.get_terminal_size(stream.fileno()).columns
+    return max(_NARROWEST, columns or _PIPED)
+
+
+def width_of_help() -> int:
+    """Return the columns of a help text: those of the terminal it goes to, and always as many in a file."""
+    return min(100, width_of(sys.stdout) or _PIPED) - 2
 
 
 class Terminal:
@@ -74,7 +97,7 @@ class Terminal:
 
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
         self.verbose = verbose
-        self._live = sys.stderr.isatty() and not quiet
+        self._live = sys.stderr.isatty() and not quiet and not _is_dumb()
         self._bars: Bars | None = None
         self._warned: set[str] = set()
 
@@ -98,7 +121,7 @@ class Terminal:
         if self._bars is None:
             from pfa_onnx.cli.progress import Bars  # noqa: PLC0415  rich is for people who watch
 
-            self._bars = Bars()
+            self._bars = Bars(width_of(sys.stderr) or _PIPED, colours=not colourless())
         self._bars.show(phase, done, total)
 
     def warn(self, text: str) -> None:
@@ -114,7 +137,7 @@ class Terminal:
 
     def _print(self, text: str) -> None:
         if self._bars is not None:
-            self._bars.print(text)
+            self._bars.print(fitted(text, width_of(sys.stderr), _HANG))
         else:
             complain(text)
 

@@ -99,8 +99,10 @@ class Cutter:
                 self._note(str(shared.name), value, uses[0])
                 for index, i in uses:
                     self.graph.nodes[index].replace_input_with(i, shared)
-        if owner and (self._pass_back(value, parts[owner][0]) or self._in_place(value, arrays[owner])):
-            self._note(str(value.name), value, parts[owner][0])  # also within a chain: exporters rename what is equal
+        if owner and self._pass_back(value, parts[owner][0]):
+            self._note(str(value.name), value, parts[owner][0], handed=True)
+        elif owner and self._in_place(value, arrays[owner]):
+            self._note(str(value.name), value, parts[owner][0])
         elif owner:
             shared = self._fresh(str(value.name), arrays[owner])
             self._note(str(shared.name), value, parts[owner][0])
@@ -110,10 +112,11 @@ class Cutter:
             self.gathers.pop(use, None)
             self.replaced.pop(use, None)
 
-    def _note(self, name: str, value: ir.Value, use: Use) -> None:
+    def _note(self, name: str, value: ir.Value, use: Use, *, handed: bool = False) -> None:
         """Remember what a new constant, or a smaller one of the same name, was taken from."""
         if use not in self.replaced:
-            self.taken[name] = Taken(str(value.name), self.gathers[use].steps if use in self.gathers else ())
+            steps = self.gathers[use].steps if use in self.gathers else ()
+            self.taken[name] = Taken(str(value.name), steps, handed)
 
     def _owner(self, value: ir.Value, parts: dict[bytes, list[Use]]) -> bytes:
         """Choose who keeps the name: the first reader, unless somebody reads the whole who cannot be redirected."""

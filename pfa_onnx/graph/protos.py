@@ -2,6 +2,7 @@
 
 The type of an output that onnx_ir cannot read waits in the model's own notes, which travel with it and are not
 written, and is put back wherever a proto is made. (Hints about values in between, which nobody needs, are dropped.)
+And onnx_ir says the shape of every initializer twice: what the file did not say is left out again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 _NOTE = "pfa_onnx.types"
+_SAID = "pfa_onnx.said"  # initializers whose shape the file says twice
 
 
 def read(path: Path) -> ir.Model:
@@ -34,14 +36,16 @@ def from_proto(proto: onnx.ModelProto) -> ir.Model:
         if not _is_readable(proto.graph.value_info[k].type):
             del proto.graph.value_info[k]
     model = ir.from_proto(proto)
+    weights = {tensor.name for tensor in proto.graph.initializer}
     model.meta[_NOTE] = types
+    model.meta[_SAID] = {value.name for value in proto.graph.value_info if value.name in weights}
     return model
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """Return a model as a proto, with the types that its outputs had."""
     proto = ir.to_proto(model)
-    _restore(proto, model.meta.get(_NOTE, {}))
+    _restore(proto, model)
     return proto
 
 
@@ -56,17 +60,20 @@ def copied(model: ir.Model, directory: Path | None) -> ir.Model:
 def save(model: ir.Model, path: Path, external_data: str) -> None:
     """Write a model with its weights in a file beside it."""
     ir.save(model, path, external_data=external_data)
-    types = model.meta.get(_NOTE, {})
-    if types:
-        proto = onnx.load(path, load_external_data=False)
-        _restore(proto, types)
-        onnx.save(proto, path)
+    proto = onnx.load(path, load_external_data=False)
+    _restore(proto, model)
+    onnx.save(proto, path)
 
 
-def _restore(proto: onnx.ModelProto, types: Mapping[str, Any]) -> None:
+def _restore(proto: onnx.ModelProto, model: ir.Model) -> None:
+    types: Mapping[str, Any] = model.meta.get(_NOTE, {})
     for value in proto.graph.output:
         if value.name in types:
             value.type.CopyFrom(types[value.name])
+    weights = {tensor.name for tensor in proto.graph.initializer} - model.meta.get(_SAID, set())
+    for k in reversed(range(len(proto.graph.value_info))):
+        if proto.graph.value_info[k].name in weights:
+            del proto.graph.value_info[k]
 
 
 def _is_readable(kind: onnx.TypeProto) -> bool:

@@ -13,12 +13,16 @@ from pfa_onnx.results import CheckReport, Gate, LayerResult, Repair, Report
 
 @dataclass(frozen=True)
 class Column:
-    """A column: numbers stand right; a name may be shortened in the middle; a wrapped text is continued below."""
+    """A column: numbers stand right; a name may be shortened in the middle; a wrapped text is continued below.
+
+    spare: it may be left out on a narrow terminal.
+    """
 
     title: str
     right: bool = False
     name: bool = False
     wrap: bool = False
+    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,9 @@ def group_table(report: Report, limit: int | None = None) -> Table:
         more = 0
     columns = (
         Column("group", name=True),
-        *_numbers("layers", "channels", "asked", "keep", "spread"),
-        Column("energy"),
+        *_numbers("layers", "channels", "asked", "keep"),
+        Column("spread", right=True, spare=True),
+        Column("energy", spare=True),
     )
     return Table(columns, tuple(_group_row(layers) for layers in groups), more)
 
@@ -135,7 +140,8 @@ def frozen_table(report: Report, limit: int | None = None) -> Table:
     )
     columns = (
         Column("* frozen by", name=True),
-        *_numbers("layers", "channels", "params"),
+        Column("layers", right=True, spare=True),
+        *_numbers("channels", "params"),
         Column("reason", wrap=True),
     )
     shown = rows if limit is None else rows[:limit]

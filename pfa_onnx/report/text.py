@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
 
 from pfa_onnx.report import tables, words
+from pfa_onnx.report.fitting import columns, fitted, pad, shorten
 from pfa_onnx.report.tables import Column, Table
 from pfa_onnx.results import CheckReport, Merged, Report
 
@@ -14,7 +14,9 @@ _GROUPS = 20  # rows that fit on a screen
 _CAUSES = 10
 _CHANGED = 6
 _GAP = 2
-_SHORTEST = 12  # a name shorter than this says nothing
+# how narrow texts and names may become, before columns are left out for them and after
+_NARROW = (("wrap", 24), ("name", 12))
+_NARROWEST = (("wrap", 10), ("name", 6))
 
 
 def render(
@@ -32,13 +34,13 @@ def render(
 
 
 def joined(parts: Sequence[str | Table], width: int | None) -> str:
-    """Return sentences and tables below each other, tables fitted to so many columns."""
+    """Return sentences and tables below each other, fitted to so many columns."""
     lines: list[str] = []
     for before, part in pairwise(["", *parts]):
         # a table stands apart, sentences follow each other
         if lines and (isinstance(part, Table) or isinstance(before, Table)):
             lines.append("")
-        lines.append(layout(part, width) if isinstance(part, Table) else part)
+        lines.append(layout(part, width) if isinstance(part, Table) else fitted(part, width))
     return "\n".join(lines) + "\n"
 
 
@@ -51,7 +53,7 @@ def line(report: Report | CheckReport) -> str:
     return f"wrote {words.clean(str(report.output))}\n"
 
 
-def merged(found: Merged, next_step: str | None) -> str:
+def merged(found: Merged, next_step: str | None, width: int | None = None) -> str:
     """Return what a merge gave; one line without a next step."""
     wrote = f"wrote {words.clean(str(found.output))}\n"
     if next_step is None:
@@ -59,7 +61,7 @@ def merged(found: Merged, next_step: str | None) -> str:
     files = f"{found.files} file{'' if found.files == 1 else 's'}"
     source = words.clean(found.source)
     line = f"{files}   {found.samples:,} samples from {source}   {found.layers} layers   {found.provider}\n"
-    return line + wrote + f"next: {next_step}\n"
+    return fitted(line + wrote + f"next: {next_step}\n", width)
 
 
 def _report(report: Report, *, verbose: bool) -> list[str | Table]:
@@ -117,31 +119,54 @@ def _check(report: CheckReport, *, verbose: bool) -> list[str | Table]:
 
 
 def layout(table: Table, width: int | None = None) -> str:
-    """Return the table as aligned lines, fitted to `width` by shortening names and wrapping texts."""
+    """Return the table as aligned lines.
+
+    To fit `width`, texts are wrapped and names shortened; where that is not enough, spare columns are left out.
+    """
     rows = [tuple(column.title for column in table.columns), *table.rows]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(table.columns))]
-    if width is not None:
-        _fit(table.columns, widths, width)
-    lines = [text for row in rows for text in _lines(row, table.columns, widths)]
+    widths = [max(columns(row[index]) for row in rows) for index in range(len(table.columns))]
+    shown = list(range(len(widths))) if width is None else _fit(table.columns, widths, width)
+    chosen, room = [table.columns[index] for index in shown], [widths[index] for index in shown]
+    lines = [text for row in rows for text in _lines([row[index] for index in shown], chosen, room)]
     if table.more:
         lines.append(f"... {table.more} more (-v)")
     return "\n".join(lines)
 
 
-def _fit(columns: Sequence[Column], widths: list[int], width: int) -> None:
-    """Take what is too much from the texts that may be wrapped, then from the names."""
-    for kind, least in (("wrap", 24), ("name", _SHORTEST)):
-        for index, column in enumerate(columns):
-            excess = sum(widths) + _GAP * (len(widths) - 1) - width
-            if getattr(column, kind) and excess > 0:
-                widths[index] = max(min(widths[index], least), widths[index] - excess)
+def _fit(kinds: Sequence[Column], widths: list[int], width: int) -> list[int]:
+    """Take what is too much, in place; return the columns that are shown."""
+    shown, natural = list(range(len(widths))), list(widths)
+    while not _squeezed(kinds, widths, shown, width, _NARROW):
+        spare = [index for index in shown if kinds[index].spare]
+        if not spare:
+            _squeezed(kinds, widths, shown, width, _NARROWEST)
+            break
+        shown.remove(spare[-1])
+        widths[:] = natural
+    return shown
 
 
-def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> list[str]:
+def _squeezed(
+    kinds: Sequence[Column], widths: list[int], shown: Sequence[int], width: int, least: tuple[tuple[str, int], ...]
+) -> bool:
+    """Narrow first the texts that may be wrapped, then the names; tell whether the table fits."""
+    for kind, narrow in least:
+        for index in shown:
+            excess = _taken(widths, shown) - width
+            if getattr(kinds[index], kind) and excess > 0:
+                widths[index] = max(min(widths[index], narrow), widths[index] - excess)
+    return _taken(widths, shown) <= width
+
+
+def _taken(widths: Sequence[int], shown: Sequence[int]) -> int:
+    return sum(widths[index] for index in shown) + _GAP * (len(shown) - 1)
+
+
+def _lines(row: Sequence[str], kinds: Sequence[Column], widths: Sequence[int]) -> list[str]:
     cells: list[list[str]] = []
-    for text, column, width in zip(row, columns, widths, strict=True):
+    for text, column, width in zip(row, kinds, widths, strict=True):
         if column.wrap:
-            cells.append(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""])
+            cells.append(fitted(text, width, "").split("\n"))
         else:
             cells.append([shorten(text, width) if column.name else text])
     height = max(len(cell) for cell in cells)
@@ -149,16 +174,7 @@ def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int])
     for index in range(height):
         texts = (cell[index] if index < len(cell) else "" for cell in cells)
         padded = (
-            text.rjust(width) if column.right else text.ljust(width)
-            for text, column, width in zip(texts, columns, widths, strict=True)
+            pad(text, width, right=column.right) for text, column, width in zip(texts, kinds, widths, strict=True)
         )
         lines.append((" " * _GAP).join(padded).rstrip())
     return lines
-
-
-def shorten(name: str, width: int) -> str:
-    """Return the name with its middle left out: the end tells layers apart, so it gets the larger part."""
-    if len(name) <= width:
-        return name
-    head = (width - 3) // 3
-    return f"{name[:head]}...{name[head + 3 - width :]}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
+    "Answer",
     "Change",
     "Comparison",
     "Latency",
@@ -50,6 +51,17 @@ class Change:
     """A sample whose predicted class is another one now."""
 
     name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What both models say of a sample: the class with the highest score. truth: the class that its label names."""
+
+    name: str
+    label: str | None
+    truth: int | None
     before: int
     after: int
 
@@ -151,6 +163,19 @@ class Comparison:
             changed=tuple(Change(name, before, after) for name, _, before, after in self._tops if before != after),
         )
 
+    def answers(self) -> tuple[Answer, ...]:
+        """Return the classes of all samples so far; nothing where no output holds class scores."""
+        index = self._numbers() or {}
+        return tuple(
+            Answer(name, label, None if label is None else index.get(label), before, after)
+            for name, label, before, after in self._tops
+        )
+
+    def _numbers(self) -> dict[str, int] | None:
+        """Return which class each label is, if something says so."""
+        found = {label for _, label, _, _ in self._tops if label is not None}
+        return class_numbers({*self.classes, *found}, self._width)
+
     def _agreement(self, per_output: Mapping[str, OutputMetrics]) -> float | None:
         if self._tops:
             return sum(before == after for _, _, before, after in self._tops) / len(self._tops)
@@ -158,7 +183,7 @@ class Comparison:
 
     def _accuracy(self) -> tuple[float | None, float | None]:
         labelled = [(label, before, after) for _, label, before, after in self._tops if label is not None]
-        index = class_numbers({*self.classes, *(label for label, _, _ in labelled)}, self._width)
+        index = self._numbers()
         if not labelled or index is None:
             return None, None
         truth = [index[label] for label, _, _ in labelled]

@@ -14,11 +14,14 @@ import onnx_ir as ir
 
 from pfa_onnx.errors import ModelError, UsageError
 from pfa_onnx.graph import protos
+from pfa_onnx.graph.cost import macs, parameters
 from pfa_onnx.graph.cut import cut
 from pfa_onnx.graph.edits import Edits
 from pfa_onnx.graph.external import external_files, unmap_all
 from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load
+from pfa_onnx.recipe import Size
 from pfa_onnx.replacing import replacing
+from pfa_onnx.steps.decide import Decision
 
 Array = npt.NDArray[Any]
 
@@ -49,6 +52,15 @@ def _total(small: Graph) -> int:
 def model_bytes(small: Graph) -> int:
     """Return how many bytes the cut model takes."""
     return _total(small) if _total(small) >= EMBED_LIMIT else serialized(small).ByteSize()
+
+
+def size_after(small: Graph, decision: Decision, samples: int, written: int | None) -> Size:
+    """Return what the cut model costs. samples: those of the traced run; written: its bytes on disk, if it is there."""
+    shapes = {**decision.trace.shapes, **decision.edits.shapes}
+    kept = {str(v.name) for node in small.nodes for v in node.outputs if not small.is_constant(v)}
+    kept |= {spec.name for spec in small.inputs}  # constants are as wide as they now are, wherever they are made
+    shapes = {name: shape for name, shape in shapes.items() if name in kept}
+    return Size(parameters(small), macs(small, shapes, samples), model_bytes(small) if written is None else written)
 
 
 def check_target(output: Path, model: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from pfa_onnx.errors import ModelError, UsageError
 from pfa_onnx.graph.model import Graph, load
 from pfa_onnx.options import DataOptions, Hooks
+from pfa_onnx.recipe import Size
 from pfa_onnx.results import Changed, CheckReport, DataInfo, Gate
 from pfa_onnx.stats.compare import Comparison, Metrics
 from pfa_onnx.stats.data import Batch, Dataset
@@ -34,31 +35,18 @@ def compare(
 ) -> CheckReport:
     """Run both models on all samples; raises ModelError when they do not take the same inputs."""
     one, other = load(original), load(pruned)
-    _require_same_interface(one, other)
+    require_same_interface(one, other)
     dataset = open_dataset(one, options)
     size = batch_size_for(one.inputs, options.batch_size, options.providers)
-    runners = (
-        Runner(original, providers=options.providers),
-        Runner(pruned, providers=options.providers),
-    )
-    first, metrics, seen = _run(dataset, runners, size, hooks)
-    timed = _timed(runners, first, size) if latency else None
+    runners = [Runner(path, providers=options.providers) for path in (original, pruned)]
+    first, (comparison,), seen = run_all(dataset, runners, size, hooks)
+    metrics = comparison.result()
+    timed = paired(runners[0], runners[1], first, size) if latency else None
     provider = runners[0].provider
     del runners  # learning the shapes loads each model once more
     before = describe_model(one, *learn_shapes(one, first.feeds))
     after = describe_model(other, *learn_shapes(other, first.feeds))
-    values: dict[str, float | None] = {
-        "agreement": metrics.agreement,
-        "cosine_min": metrics.cosine_min,
-        "cosine_mean": metrics.cosine_mean,
-        "max_abs_error": metrics.max_abs_error,
-        "params_ratio": _ratio(after.size.params, before.size.params),
-        "macs_ratio": _ratio(after.size.macs, before.size.macs),
-        "bytes_ratio": _ratio(after.size.bytes, before.size.bytes),
-        "latency_ratio": None if timed is None else timed.ratio,
-        "accuracy_original": metrics.accuracy_original,
-        "accuracy_pruned": metrics.accuracy_pruned,
-    }
+    values = all_metrics(metrics, before.size, after.size, timed)
     info = DataInfo(dataset.source, seen, prepared_by(dataset), provider, size, tuple(dataset.skipped))
     return CheckReport(
         original=before,
@@ -73,26 +61,55 @@ def compare(
     )
 
 
-def _timed(runners: tuple[Runner, Runner], batch: Batch, size: int) -> Latency:
-    one, other = runners
-    return paired_latency(lambda: run_padded(one, batch, None, size), lambda: run_padded(other, batch, None, size))
+def paired(one: Runner, other: Runner, batch: Batch, size: int, *, repeats: int = 20, seconds: float = 60.0) -> Latency:
+    """Time two models on one batch; repeats, seconds: as in `paired_latency`."""
+    return paired_latency(
+        lambda: run_padded(one, batch, None, size),
+        lambda: run_padded(other, batch, None, size),
+        repeats=repeats,
+        max_seconds=seconds,
+    )
 
 
-def _run(dataset: Dataset, runners: tuple[Runner, Runner], size: int, hooks: Hooks) -> tuple[Batch, Metrics, int]:
-    comparison = Comparison(dataset.classes)
+def run_all(
+    dataset: Dataset, runners: Sequence[Runner], size: int, hooks: Hooks
+) -> tuple[Batch, list[Comparison], int]:
+    """Run the first model and the others on all samples.
+
+    Returns the first batch, how each of the others compares with the first, and the number of samples; raises
+    UsageError where there are none.
+    """
+    comparisons = [Comparison(dataset.classes) for _ in runners[1:]]
     first: Batch | None = None
     seen = 0
     for batch in prefetch(dataset.batches(size)):
         first = first or batch
-        found = [run_padded(runner, batch, None, size) for runner in runners]
-        comparison.add(found[0], found[1], batch.names, batch.labels)
+        original = run_padded(runners[0], batch, None, size)
+        for runner, comparison in zip(runners[1:], comparisons, strict=True):
+            comparison.add(original, run_padded(runner, batch, None, size), batch.names, batch.labels)
         seen += batch.count
         hooks.progress("compare", seen, dataset.count)
     if first is None:
         raise UsageError("there are no samples to compare on", at=dataset.source, fix="give --data some inputs")
     for name, why in dataset.skipped:
         hooks.warn(f"input skipped: {name} ({why})")
-    return first, comparison.result(), seen
+    return first, comparisons, seen
+
+
+def all_metrics(found: Metrics, before: Size, after: Size, timed: Latency | None) -> dict[str, float | None]:
+    """Return what is said of a model beside its original: how close its answers are, and what it costs."""
+    return {
+        "agreement": found.agreement,
+        "cosine_min": found.cosine_min,
+        "cosine_mean": found.cosine_mean,
+        "max_abs_error": found.max_abs_error,
+        "params_ratio": _ratio(after.params, before.params),
+        "macs_ratio": _ratio(after.macs, before.macs),
+        "bytes_ratio": _ratio(after.bytes, before.bytes),
+        "latency_ratio": None if timed is None else timed.ratio,
+        "accuracy_original": found.accuracy_original,
+        "accuracy_pruned": found.accuracy_pruned,
+    }
 
 
 def _gate(name: str, limit: float, values: Mapping[str, Any]) -> Gate:
@@ -107,7 +124,8 @@ def _ratio(after: int, before: int) -> float | None:
     return after / before if before else None
 
 
-def _require_same_interface(one: Graph, other: Graph) -> None:
+def require_same_interface(one: Graph, other: Graph) -> None:
+    """Raise ModelError where two models cannot be run on the same inputs and compared output by output."""
     names = [sorted(spec.name for spec in graph.inputs) for graph in (one, other)]
     if names[0] != names[1]:
         raise ModelError(

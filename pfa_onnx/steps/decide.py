@@ -241,17 +241,25 @@ class Decider:
         return self._deciding[key]
 
     def _wish(self, method: Method, counts: Mapping[str, int]) -> Wish:
-        stats, members = self.measured.stats, self.coupling
-        coupling = with_streams(members, self._streams) if method.couple == "stream" else members
+        asked_for = mean_counts(self.coupling, counts) if method.couple == "mean" else counts
+        return wish(self._coupled(method), asked_for, self.orders(method))
+
+    def _coupled(self, method: Method) -> Coupling:
+        members = self.coupling
+        return with_streams(members, self._streams) if method.couple == "stream" else members
+
+    def orders(self, method: Method) -> tuple[Ints, ...]:
+        """Return the labels of every coupled set in the order in which they go."""
         key = (method.select, method.seed, method.couple == "stream")
         if key not in self._orders:
+            stats, members = self.measured.stats, self.coupling
             # only what ranks by responses can ask the sums of layers in their place
-            ranked = coupling if method.select == "pfa" else members
+            ranked = self._coupled(method) if method.select == "pfa" else members
             squares = {output: moments.m2 for output, moments in stats.moments.items()}
             norms = scores(method.select, self.trace, members, stats)
             reads = Reads(self.trace, self._data, self.hooks) if method.select == "reconstruct" else None
             self._orders[key] = removal_orders(ranked, method, squares, norms, reads)
-        return wish(coupling, mean_counts(members, counts) if method.couple == "mean" else counts, self._orders[key])
+        return self._orders[key]
 
     def _closed_form(self, name: str) -> Callable[[Mask], float]:
         planned = Planned(self.trace, self.measured.probed)

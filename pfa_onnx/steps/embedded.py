@@ -157,7 +157,11 @@ def _written(taken: Mapping[str, Taken]) -> dict[str, Any]:
                 lists[key] = len(indices)
                 indices.append([int(k) for k in at])
             steps.append([list(axes), lists[key], [int(n) for n in extents]])
-        written[name] = {"steps": steps} | ({"source": one.source} if one.source != name else {})
+        written[name] = {"steps": steps}
+        if one.source != name:
+            written[name]["source"] = one.source
+        if one.handed:
+            written[name]["handed"] = True
     return {"indices": indices, "taken": written}
 
 
@@ -226,7 +230,11 @@ def content_of(graph: Graph) -> dict[str, Any]:
 def _read(written: Mapping[str, Any]) -> dict[str, Taken]:
     lists = [np.array(_indices(one, None), np.int64) for one in written["indices"]]
     return {
-        str(name): Taken(str(one.get("source", name)), tuple(_step(step, lists) for step in one["steps"]))
+        str(name): Taken(
+            str(one.get("source", name)),
+            tuple(_step(step, lists) for step in one["steps"]),
+            handed=bool(one.get("handed", False)),
+        )
         for name, one in written["taken"].items()
     }
 

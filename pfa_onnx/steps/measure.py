@@ -27,7 +27,7 @@ from pfa_onnx.stats.parts import WHOLE
 from pfa_onnx.stats.pfa import spectra
 from pfa_onnx.stats.preprocess import make_preprocess
 from pfa_onnx.stats.session import batch_size_for, fixed_batch, prefetch
-from pfa_onnx.stats.statsfile import StatsFile, load_stats
+from pfa_onnx.stats.statsfile import StatsFile, load_stats, save_stats
 from pfa_onnx.stats.store import Each, in_threads
 from pfa_onnx.steps.calibration import Calibration
 from pfa_onnx.steps.onepass import OnePass, keep
@@ -99,6 +99,37 @@ def measure(graph: Graph, options: DataOptions, hooks: Hooks, checkpoints: Check
     stats = run.stats(calibration.moments(), calibration.squares())
     info = DataInfo(dataset.source, run.seen, stats.preprocess, calibration.provider, size, skipped)
     return Measured(graph, shapes, probed, layers, calibration.unmeasured, stats, info)
+
+
+def measure_or_recall(
+    graph: Graph, data: DataOptions, stats: Path | None, hooks: Hooks, save: Path | None, *, resume: bool
+) -> Measured:
+    """Measure, or take what was measured before; save it, and on the way there save what there is."""
+    checkpoints = None
+    if stats is not None:
+        measured = recall(graph, stats, data.responses)
+    elif data.ray is not None:
+        from pfa_onnx.steps.cluster import measure_on_ray  # noqa: PLC0415 - an extra
+
+        measured = measure_on_ray(graph, data, hooks, data.ray)
+    else:
+        checkpoints = Checkpoints(save, resume=resume) if save is not None else None
+        if (
+            save is not None
+            and checkpoints
+            and resume
+            and not checkpoints.path.exists()
+            and finished(save, graph, data)
+        ):
+            return recall(graph, save)
+        measured = measure(graph, data, hooks, checkpoints)
+    if save is not None:
+        if data.shard == WHOLE:  # a shard's own are of no use
+            measured = with_eigenvalues(measured, hooks)
+        save_stats(save, measured.stats)
+    if checkpoints:
+        checkpoints.done()
+    return measured
 
 
 def finished(target: Path, graph: Graph, options: DataOptions) -> bool:

@@ -28,7 +28,9 @@ from pfa_onnx.stats.compare import as_tensors
 from pfa_onnx.stats.regression import Joint, JointSums, matched, solve
 from pfa_onnx.stats.session import run_padded
 from pfa_onnx.stats.unfold import unfolded
+from pfa_onnx.steps.apply import cut_copy
 from pfa_onnx.steps.decide import Decision
+from pfa_onnx.steps.embedded import embed_recipe
 from pfa_onnx.steps.samples import HELD, Samples
 from pfa_onnx.steps.serialized import load_runner
 
@@ -49,6 +51,23 @@ def repair(small: Graph, decision: Decision, options: DataOptions, hooks: Hooks)
     Raises UsageError without data, DataError when there are too few samples to hold some back.
     """
     return _Repairer(small, decision, options, hooks).run()
+
+
+def repaired_copy(small: Graph, decision: Decision, data: DataOptions, hooks: Hooks) -> tuple[Graph, Repair]:
+    """Return the repaired model and what it gained; the model as it is where that is nothing."""
+    tried = cut_copy(decision.trace.graph, decision.edits)
+    found = repair(tried, decision, data, hooks)
+    if not found.layers:
+        hooks.warn("repair has nothing to solve: weights that read removed channels are quantised, computed or shared")
+    elif not found.applied:
+        hooks.warn(
+            f"repair brought the outputs no closer to the original's ({found.before:.3g} of their variance before, "
+            f"{found.after:.3g} after): left out"
+        )
+    if not found.applied:
+        return small, found
+    embed_recipe(tried, decision, decision.trace.graph.sha256, repair=found)
+    return tried, found
 
 
 @dataclass(eq=False)

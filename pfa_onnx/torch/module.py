@@ -181,7 +181,8 @@ def _steps(graph: Graph, weights: Weights) -> Iterator[Step]:
     """Yield every node that has to run for a batch; raises ModelError for those that cannot."""
     refused: dict[str, list[str]] = {}
     for node in graph.nodes:
-        if all(graph.is_constant(v) and str(v.name) not in weights.made for v in node.outputs):
+        same = all(graph.is_constant(v) and str(v.name) not in weights.made for v in node.outputs)
+        if same or node.op_type == "Constant":
             continue
         name = str(node.name or node.outputs[0].name)
         entry = registry.find(node)

@@ -113,8 +113,8 @@ def _recipe(given: str | Path | Embedded | Mapping[str, Any]) -> Embedded:
 
 def _refuse_missing(found: Embedded, there: set[str]) -> None:
     """Refuse a state in which a layer's weight is not, if channels of it went."""
-    cut = [name for one in found.chain for name, taken in one.taken.items() if taken.source == name and taken.steps]
-    missing = sorted(set(cut) - there)
+    cut = {taken.source for one in found.chain for taken in one.taken.values() if taken.steps and not taken.handed}
+    missing = sorted(cut - there)
     if missing:
         raise UsageError(
             f"the state has no {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}: "

@@ -212,9 +212,11 @@ def test_the_derivative_is_the_slope(row, fixed):
 READS_VALUES = {"Compress", "NonMaxSuppression", "NonZero", "RoiAlign", "Unique"}  # its shape, or its work, needs them
 
 
-@pytest.mark.parametrize("row", [r for r in TAKE + PUT + ORDER + GRIDS if r.op not in READS_VALUES], ids=str)
-def test_on_another_device(row):
-    runs_elsewhere(row)
+@pytest.mark.parametrize(
+    ("row", "fixed"), each_way([r for r in TAKE + PUT + ORDER + GRIDS if r.op not in READS_VALUES])
+)
+def test_on_another_device(row, fixed):
+    runs_elsewhere(row, fixed=fixed)
 
 
 def test_a_table_of_embeddings_is_trained():

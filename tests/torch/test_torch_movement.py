@@ -128,9 +128,9 @@ def test_as_onnxruntime(row, fixed):
     same(*row.model(fixed=fixed))
 
 
-@pytest.mark.parametrize("row", ARRANGE + JOIN + SLICE + PAD, ids=str)
-def test_on_another_device(row):
-    runs_elsewhere(row)
+@pytest.mark.parametrize(("row", "fixed"), each_way(ARRANGE + JOIN + SLICE + PAD))
+def test_on_another_device(row, fixed):
+    runs_elsewhere(row, fixed=fixed)
 
 
 GRAPHS = {

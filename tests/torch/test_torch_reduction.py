@@ -168,9 +168,9 @@ def test_the_derivative_of_what_is_normalised_is_the_slope(row):
     has_slope(*row.model(fixed=True))
 
 
-@pytest.mark.parametrize("row", REDUCE + NORMALISE, ids=str)
-def test_on_another_device(row):
-    runs_elsewhere(row)
+@pytest.mark.parametrize(("row", "fixed"), each_way(REDUCE + NORMALISE))
+def test_on_another_device(row, fixed):
+    runs_elsewhere(row, fixed=fixed)
 
 
 def test_a_shape_stays_in_the_memory_of_the_host():

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pfa_onnx.torch.ops.padding import pad, same_pads
 from pfa_onnx.torch.registry import Function, Node, operator
 
-Tensor = torch.Tensor
+Extents = tuple[int, ...]
 
 _CONV = (functional.conv1d, functional.conv2d, functional.conv3d)
 _TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
 
 
-def _each(given: list[int] | None, rank: int, default: int) -> tuple[int, ...]:
+def _each(given: list[int] | None, rank: int, default: int) -> Extents:
     """Return an attribute that has one number for each spatial axis."""
     return tuple(given) if given else (default,) * rank
 
@@ -28,7 +29,7 @@ def conv(n: Node) -> Function:
     strides, dilations, pads = n.attribute("strides"), n.attribute("dilations"), n.attribute("pads")
 
     @cache
-    def settled(rank: int) -> tuple[tuple[int, ...], ...]:
+    def settled(rank: int) -> tuple[Extents, ...]:
         wanted = _each(pads, 2 * rank, 0)
         return _each(strides, rank, 1), _each(dilations, rank, 1), wanted, wanted[:rank], wanted[rank:]
 
@@ -51,27 +52,32 @@ def conv_transpose(n: Node) -> Function:
     wanted, added = n.attribute("output_shape"), n.attribute("output_padding")
     strides, dilations, pads = n.attribute("strides"), n.attribute("dilations"), n.attribute("pads")
 
-    def run(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-        rank = w.ndim - 2
+    @lru_cache(maxsize=64)
+    def settled(extents: Extents, sizes: Extents) -> tuple[Extents, ...]:
+        """Return the strides, the dilations, and what is cut off before and added behind."""
+        rank = len(sizes)
         stride, dilation, more = _each(strides, rank, 1), _each(dilations, rank, 1), _each(added, rank, 0)
         before, after = _each(pads, 2 * rank, 0)[:rank], _each(pads, 2 * rank, 0)[rank:]
         if wanted or auto.startswith("SAME"):
-            target = wanted[-rank:] if wanted else [e * s for e, s in zip(x.shape[2:], stride, strict=True)]
-            kernel = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], dilation, strict=True)]
-            full = [s * (e - 1) + m + k for e, s, m, k in zip(x.shape[2:], stride, more, kernel, strict=True)]
-            spare = [f - t for f, t in zip(full, target, strict=True)]  # negative: more is added at the end
-            more = tuple(m + max(0, -s) for m, s in zip(more, spare, strict=True))
-            halves = tuple(max(0, s) // 2 for s in spare)
-            rest = tuple(max(0, s) - h for s, h in zip(spare, halves, strict=True))
-            before, after = (rest, halves) if auto == "SAME_LOWER" else (halves, rest)
-        extra = tuple(m + b - a for m, b, a in zip(more, before, after, strict=True))
-        transposed = _TRANSPOSED[rank - 1]
+            kernel = [(k - 1) * d + 1 for k, d in zip(sizes, dilation, strict=True)]
+            full = [s * (e - 1) + m + k for e, s, m, k in zip(extents, stride, more, kernel, strict=True)]
+            if wanted:
+                more = tuple(m + max(0, t - f) for m, t, f in zip(more, wanted[-rank:], full, strict=True))
+            target = wanted[-rank:] if wanted else [e * s for e, s in zip(extents, stride, strict=True)]
+            spare = [max(0, f - t) for f, t in zip(full, target, strict=True)]  # SAME only cuts off
+            halves = tuple(s // 2 for s in spare)
+            rest = tuple(s - h for s, h in zip(spare, halves, strict=True))
+            before, after = (halves, rest) if auto == "SAME_UPPER" else (rest, halves)
+        return stride, dilation, before, tuple(m - a for m, a in zip(more, after, strict=True))
+
+    def run(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        stride, dilation, before, behind = settled(tuple(x.shape[2:]), tuple(w.shape[2:]))
+        extra = tuple(e + b for e, b in zip(behind, before, strict=True))
+        transposed = _TRANSPOSED[len(stride) - 1]
         if all(0 <= e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
             return transposed(x, w, bias, stride, before, extra, groups, dilation)
-        y = pad(transposed(x, w, None, stride, 0, 0, groups, dilation), [-b for b in before] + [
-            m - a for m, a in zip(more, after, strict=True)
-        ])  # fmt: skip
-        return y if bias is None else y + bias.view(-1, *[1] * rank)
+        y = pad(transposed(x, w, None, stride, 0, 0, groups, dilation), (*(-b for b in before), *behind))
+        return y if bias is None else y + bias.view(-1, *[1] * len(stride))
 
     return run
 

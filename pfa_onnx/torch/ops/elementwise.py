@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pfa_onnx.torch.dtypes import dtype_of
 from pfa_onnx.torch.registry import Function, Node, Untrainable, operator
 
-Tensor = torch.Tensor
+_MOST = float(np.finfo(np.float32).max)
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs,
@@ -94,12 +95,19 @@ def div(n: Node) -> Function:
 
 @operator("Pow")
 def power(n: Node) -> Function:
+    """Take a constant exponent as a number: a square has a faster, and at 0 a finite, derivative."""
     exponent = n.constant(1)
-    if exponent is not None and exponent.size == 1 and exponent.ndim < 2:
-        number: Any = exponent.item()
-        number = int(number) if float(number).is_integer() else number
-        return lambda a, _: torch.pow(a, number)  # a square has a faster, and at 0 a finite, derivative
-    return lambda a, b: torch.pow(a, b).to(a.dtype)
+    if exponent is None or exponent.size != 1:
+        return lambda a, b: torch.pow(a, b).to(a.dtype)
+    number: Any = exponent.item()
+    number = int(number) if float(number).is_integer() else number
+    rank = exponent.ndim
+
+    def run(a: Tensor, _: Tensor) -> Tensor:
+        y = torch.pow(a, number).to(a.dtype)
+        return y[(None,) * (rank - y.ndim)] if y.ndim < rank else y
+
+    return run
 
 
 @operator("Mod")
@@ -129,7 +137,7 @@ def where(n: Node) -> Function:
 @operator("Clip")
 def clip(n: Node) -> Function:
     if n.opset < 11:
-        low, high = n.attribute("min"), n.attribute("max")
+        low, high = n.attribute("min", -_MOST), n.attribute("max", _MOST)
         return lambda x: torch.clamp(x, low, high)
     ends = [None if (c := n.constant(k)) is None else c.item() for k in (1, 2)]
     if all(end is not None or not n.given(k) for k, end in enumerate(ends, start=1)):
@@ -206,14 +214,18 @@ def is_inf(n: Node) -> Function:
 
 @operator("Dropout", modal=True)
 def dropout(n: Node) -> Function:
+    """Drop in training only. The mask was a number at first, and empty where nothing is dropped."""
     ratio = n.constant(1) if n.opset >= 12 else np.asarray(n.attribute("ratio", 0.5))
     share = 0.5 if ratio is None else float(ratio)
     if n.opset >= 12 and n.given(1) and ratio is None:
         raise Untrainable("a ratio that is computed")
-    masked = n.outputs > 1
+    masked, full = n.outputs > 1, n.opset >= 12
 
     def run(x: Tensor, *_: Any, training: bool) -> Any:
-        y = functional.dropout(x, share, training)
-        return (y, torch.ones_like(x, dtype=torch.bool)) if masked else y
+        if not masked:
+            return functional.dropout(x, share, training)
+        kept = torch.rand_like(x) >= share if training else torch.full_like(x, full, dtype=torch.bool)
+        y = torch.where(kept, x / (1 - share), torch.zeros_like(x)) if training else x
+        return y, kept if n.opset >= 10 else kept.to(x.dtype)
 
     return run

@@ -144,7 +144,8 @@ def average_pool(n: Node) -> Function:
         w, found = layout.windows(extents), torch.ones(1, 1, *[1] * rank)
         for axis, extent in enumerate(extents):
             before, after = (w.before[axis], w.after[axis]) if padded else (0, 0)
-            line = functional.pad(torch.ones(before + extent + after), (w.before[axis] - before, w.behind[axis] - after))
+            ones = torch.ones(before + extent + after)
+            line = functional.pad(ones, (w.before[axis] - before, w.behind[axis] - after))
             found = found * _sums(line, 0, layout, axis).reshape(-1, *[1] * (rank - 1 - axis))
         return found.to(device, dtype)
 

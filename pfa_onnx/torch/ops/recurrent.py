@@ -36,10 +36,8 @@ def _ways(n: Node) -> int:
     return ways
 
 
-@operator("LSTM", trains=(1, 2, 3, 7))
+@operator("LSTM", trains=(1, 2, 3, 7), host=(4,))
 def lstm(n: Node) -> Function:
-    own = not (n.given(4) or n.given(7))
-
     def cell(r: Tensor, bias: Tensor | None, peepholes: Tensor | None) -> Cell:
         i_peep, o_peep, f_peep = (None,) * 3 if peepholes is None else peepholes.chunk(3)
 
@@ -54,10 +52,10 @@ def lstm(n: Node) -> Function:
         del bias
         return step
 
-    return _layer(n, torch.lstm if own else None, cell, states=2)
+    return _layer(n, None if n.given(7) else torch.lstm, cell, states=2)
 
 
-@operator("GRU", trains=(1, 2, 3))
+@operator("GRU", trains=(1, 2, 3), host=(4,))
 def gru(n: Node) -> Function:
     """Multiply the state first and reset it then, as torch does, or the other way round."""
     late = bool(n.attribute("linear_before_reset", 0))
@@ -76,10 +74,10 @@ def gru(n: Node) -> Function:
 
         return step
 
-    return _layer(n, torch.gru if late and not n.given(4) else None, cell, states=1)
+    return _layer(n, torch.gru if late else None, cell, states=1)
 
 
-@operator("RNN", trains=(1, 2, 3))
+@operator("RNN", trains=(1, 2, 3), host=(4,))
 def rnn(n: Node) -> Function:
     positive = str((n.attribute("activations") or ["Tanh"])[0]).lower() == "relu"
     activate = torch.relu if positive else torch.tanh
@@ -88,7 +86,7 @@ def rnn(n: Node) -> Function:
         del bias, peepholes
         return lambda gates, state: (activate(torch.addmm(gates, state[0], r.t())),)
 
-    return _layer(n, None if n.given(4) else torch.rnn_relu if positive else torch.rnn_tanh, cell, states=1)
+    return _layer(n, torch.rnn_relu if positive else torch.rnn_tanh, cell, states=1)
 
 
 def _layer(n: Node, kernel: Any, cell: Callable[..., Cell], states: int) -> Function:
@@ -99,7 +97,7 @@ def _layer(n: Node, kernel: Any, cell: Callable[..., Cell], states: int) -> Func
         lengths, h, c, peepholes = (*rest, None, None, None, None)[:4]
         zeros = x.new_zeros(ways, x.shape[1], r.shape[2])
         start = [zeros if s is None else s for s in (h, c)[:states]]
-        if kernel is not None:
+        if kernel is not None and (lengths is None or bool((lengths >= x.shape[0]).all())):
             return _by_kernel(kernel, x.flip(0) if backward else x, start, _flat(w, r, bias, order), backward)
         found = []
         for k in range(ways):
@@ -129,7 +127,7 @@ def _by_kernel(kernel: Any, x: Tensor, start: list[Tensor], flat: list[Tensor], 
     ways = start[0].shape[0]
     biases = len(flat) == 4 * ways
     state = start if len(start) > 1 else start[0]
-    y, *lasts = kernel(x, state, flat, biases, 1, 0.0, False, ways == 2, False)  # noqa: FBT003
+    y, *lasts = kernel(x, state, flat, biases, 1, 0.0, False, ways == 2, False)
     y = y.unflatten(2, (ways, -1)).transpose(1, 2)
     return (y.flip(0) if backward else y, *lasts)
 

@@ -1,7 +1,7 @@
 """Resize and Upsample.
 
-Along each axis an output is a weighted sum of inputs, so a matrix [out, in] says everything. The matrices are laid out
-as onnxruntime computes them, in float32, and kept. Where torch's own interpolation has the same matrix, it does the work.
+Along each axis an output is a weighted sum of inputs, so a matrix [out, in] says everything. The matrices are what
+onnxruntime computes in float32. Where torch's own interpolation has the same, it does the work.
 """
 
 from __future__ import annotations
@@ -141,12 +141,15 @@ def _taken(x: Tensor, places: Sequence[tuple[int, Tensor]]) -> Tensor:
 
 def _multiplied(x: Tensor, matrices: Sequence[tuple[int, Tensor]]) -> Tensor:
     for axis, matrix in matrices:
-        head, tail = x.shape[:axis], x.shape[axis + 1 :]
-        if not tail:
-            x = x @ matrix.t()
-        else:
-            x = (matrix @ x.reshape(*head, x.shape[axis], -1)).reshape(*head, -1, *tail)
+        x = _along(x, axis, matrix)
     return x
+
+
+def _along(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
+    head, tail = x.shape[:axis], x.shape[axis + 1 :]
+    if not tail:
+        return x @ matrix.t()
+    return (matrix @ x.flatten(axis + 1)).reshape(*head, -1, *tail)
 
 
 # --- torch's own ------------------------------------------------------------------------------------------------
