@@ -17,9 +17,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckReport",
+    "Compared",
     "DataOptions",
     "Embedded",
     "Hooks",
+    "Inspection",
     "LayerResult",
     "Merged",
     "Method",
@@ -27,40 +29,50 @@ __all__ = [
     "PlanOptions",
     "Report",
     "Responses",
+    "Swept",
     "Training",
     "Tuned",
     "analyze",
     "check",
+    "compare",
     "finetune",
+    "inspect",
     "merge",
     "prune",
     "recipe_of",
     "rule",
+    "sweep",
 ]
 
 if TYPE_CHECKING:
-    from pfa_onnx.api import analyze, check, finetune, merge, prune, recipe_of
+    from pfa_onnx.api import analyze, check, compare, finetune, inspect, merge, prune, recipe_of, sweep
     from pfa_onnx.errors import PfaError
     from pfa_onnx.graph.ops import rule
+    from pfa_onnx.inspection import Inspection
     from pfa_onnx.options import DataOptions, Hooks, PlanOptions, Training
     from pfa_onnx.recipe import Method
     from pfa_onnx.responses import Responses
     from pfa_onnx.results import CheckReport, LayerResult, Merged, Report, Tuned
     from pfa_onnx.steps.embedded import Embedded
+    from pfa_onnx.tradeoff import Compared, Swept
 
 _HOMES = {
     "analyze": "api",
     "check": "api",
+    "compare": "api",
     "finetune": "api",
+    "inspect": "api",
     "merge": "api",
     "prune": "api",
     "recipe_of": "api",
+    "sweep": "api",
     "PfaError": "errors",
     "DataOptions": "options",
     "Hooks": "options",
     "PlanOptions": "options",
     "Training": "options",
     "rule": "graph.ops",
+    "Inspection": "inspection",
     "Method": "recipe",
     "CheckReport": "results",
     "LayerResult": "results",
@@ -69,6 +81,8 @@ _HOMES = {
     "Tuned": "results",
     "Embedded": "steps.embedded",
     "Responses": "responses",
+    "Compared": "tradeoff",
+    "Swept": "tradeoff",
 }
 
 

@@ -64,7 +64,7 @@ class Training:
     """How a pruned model is fine-tuned. Where and on what it runs is said by `DataOptions`.
 
     rate: the highest learning rate, after a linear warm-up over the share `warmup` of all steps; from there it falls
-    to 0 along a cosine. None is 1e-3 for adamw and 1e-2 for sgd (Nesterov momentum 0.9).
+    to 0 along a cosine. None is 5e-4 for adamw and 1e-2 for sgd (Nesterov momentum 0.9).
     labels: learn from the samples' labels, too; teaching: the weight of the teacher's outputs beside them.
     responses: the weight of the teacher's layer responses, at the channels that were kept.
     augment: of "flip" and "shift", what is done to pictures; None chooses by where they come from.
@@ -73,7 +73,7 @@ class Training:
     any_teacher: the teacher need not be the model that was pruned.
     """
 
-    epochs: int = 5
+    epochs: int = 10
     optimizer: Literal["adamw", "sgd"] = "adamw"
     rate: float | None = None
     weight_decay: float = 1e-4
@@ -83,7 +83,7 @@ class Training:
     responses: float = 0.0
     augment: tuple[str, ...] | None = None
     held: float = 0.1
-    patience: int = 3
+    patience: int = 5
     precision: Literal["auto", "full", "mixed"] = "auto"
     seed: int = 0
     any_teacher: bool = False
@@ -91,7 +91,7 @@ class Training:
     @property
     def highest(self) -> float:
         """The highest learning rate."""
-        return self.rate if self.rate is not None else {"adamw": 1e-3, "sgd": 1e-2}[self.optimizer]
+        return self.rate if self.rate is not None else {"adamw": 5e-4, "sgd": 1e-2}[self.optimizer]
 
 
 @dataclass(frozen=True)

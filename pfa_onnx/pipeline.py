@@ -1,5 +1,6 @@
 """The verbs: the story in order, nothing else.
 
+inspect: load -> learn shapes from zeros -> settle what may go
 analyze: load -> measure -> decide -> report
 prune:   load -> measure -> decide -> cut -> prove -> write -> report
 check:   run both models -> compare -> gates
@@ -33,7 +34,9 @@ from pfa_onnx.stats.statsfile import save_stats as write_stats
 from pfa_onnx.steps.apply import check_target, cut_copy, size_after, write
 from pfa_onnx.steps.compare import compare
 from pfa_onnx.steps.decide import Decider, Decision
+from pfa_onnx.steps.details import details as collect_details
 from pfa_onnx.steps.embedded import embed_recipe
+from pfa_onnx.steps.inspect import inspect_model
 from pfa_onnx.steps.judge import Judge
 from pfa_onnx.steps.latency import latency_ratio
 from pfa_onnx.steps.measure import (
@@ -56,6 +59,8 @@ from pfa_onnx.tradeoff import Compared, Swept
 
 KL = Method("kl")
 
+inspect = inspect_model  # it is one step
+
 
 def analyze(
     model: Path,
@@ -66,12 +71,13 @@ def analyze(
     stats: Path | None = None,
     save_stats: Path | None = None,
     resume: bool = False,
+    details: bool = False,
     hooks: Hooks | None = None,
 ) -> Report:
     """Measure every layer and say what pruning would do. Nothing is written but the statistics, if asked for.
 
     method: PFA-KL when None. stats: statistics of an earlier run, in place of the inference. resume: go on where
-    an interrupted run with the same save_stats stopped.
+    an interrupted run with the same save_stats stopped. details: collect what only the HTML page shows, too.
     Raises a PfaError for anything that is wrong with the model, the data or the options.
     """
     clock, hooks = _Clock(), hooks or Hooks()
@@ -86,11 +92,12 @@ def analyze(
         timed = lambda: latency_ratio(measured, data)  # noqa: E731 - the original is loaded only if it is timed
         decider = Decider(measured, plan or PlanOptions(), hooks, timed=timed, data=data)
         decision = _decide(decider, method or KL, data)
+        found = collect_details(decider, decision, hooks) if details else None
     with clock("cut"):
         small = cut_copy(graph, decision.edits)
         embed_recipe(small, decision, graph.sha256)  # it takes room in the file, too
         after = size_after(small, decision, measured.probed, None)
-    return replace(_report(measured, decision, after, clock), round_to=_measured_multiple(decider))
+    return replace(_report(measured, decision, after, clock), round_to=_measured_multiple(decider), details=found)
 
 
 def prune(
@@ -108,6 +115,7 @@ def prune(
     seed: int = 0,
     prove: bool = True,
     repair: bool = False,
+    details: bool = False,
     hooks: Hooks | None = None,
 ) -> Report:
     """Cut the model, prove the cut on real inputs, write the result.
@@ -138,6 +146,7 @@ def prune(
         decider = Decider(measured, plan or PlanOptions(), hooks, timed=timed, data=data, replays=recipe is not None)
         decision = decider.replay(replayed) if replayed else _decide(decider, method or KL, data)
         round_to = _measured_multiple(decider)
+        found = collect_details(decider, decision, hooks) if details else None
         del decider
         measured = without_covariances(measured)  # the proof needs the room
         if replayed is None:
@@ -164,7 +173,7 @@ def prune(
     after = size_after(small, decision, measured.probed, written)
     redrawn = seed if init == "scratch" else None
     report = _report(measured, decision, after, clock, proof)
-    return replace(report, output=output, redrawn=redrawn, repair=repaired, round_to=round_to)
+    return replace(report, output=output, redrawn=redrawn, repair=repaired, round_to=round_to, details=found)
 
 
 def check(
@@ -174,17 +183,27 @@ def check(
     gates: Mapping[str, float] | None = None,
     *,
     latency: bool = True,
+    pictures: int = 0,
     hooks: Hooks | None = None,
 ) -> CheckReport:
-    """Compare two models on data. gates: any of min_agreement, min_cosine, max_params, max_macs, max_latency."""
-    return compare(original, pruned, data, gates or {}, hooks or Hooks(), latency=latency)
+    """Compare two models on data. gates: any of min_agreement, min_cosine, max_params, max_macs, max_latency.
+
+    pictures: of how many changed samples to keep a small picture.
+    """
+    return compare(original, pruned, data, gates or {}, hooks or Hooks(), latency=latency, pictures=pictures)
 
 
 def compare_models(
-    original: Path, models: Sequence[Path], data: DataOptions, *, latency: bool = True, hooks: Hooks | None = None
+    original: Path,
+    models: Sequence[Path],
+    data: DataOptions,
+    *,
+    latency: bool = True,
+    pictures: int = 0,
+    hooks: Hooks | None = None,
 ) -> Compared:
-    """Compare several smaller models with their original, on the same data."""
-    return compare_several(original, models, data, hooks or Hooks(), latency=latency)
+    """Compare several smaller models with their original, on the same data. pictures: as in `check`."""
+    return compare_several(original, models, data, hooks or Hooks(), latency=latency, pictures=pictures)
 
 
 def sweep(
@@ -212,7 +231,7 @@ def sweep(
     """
     clock, hooks, plan = _Clock(), hooks or Hooks(), plan or PlanOptions()
     methods = default_grid(repair=repair) if methods is None else tuple(methods)
-    data = refuse_grid(methods, plan, data)
+    data = refuse_grid(methods, plan, data, check_data)
     with clock("load"):
         graph = load(model)
     if save_to is not None:
@@ -221,19 +240,11 @@ def sweep(
         measured = measure_or_recall(graph, data, stats, hooks, save_stats, resume=resume)
     with clock("decide"):
         decided = decide_all(measured, methods, plan, data, hooks)
-    measured = decided.measured
     with clock("original"):
         other = data if check_data is None else replace(data, data=check_data, limit=None)
         judge = Judge(graph, other, check_limit, hooks)
-    whole = describe_model(graph, measured.shapes, measured.probed)
-    sweeper = Sweeper(measured, whole.size, judge, data, repair, latency, save_to, hooks, clock)
-    channels = sum(traced.layer.channels for traced in measured.layers)
-    found = Swept(whole, measured.data, judge.data, judge.of, channels, (), decided.missed, repair, complete=False)
-    for one in sweeper.points(decided.recipes):
-        found = replace(found.plus(one), timings=dict(clock.seconds))
-        if each is not None:
-            each(found)
-    return replace(found, complete=True)
+    found = Sweeper(decided.measured, judge, data, repair, latency, save_to, hooks, clock).run(decided, each)
+    return replace(found, timings=clock.seconds)
 
 
 def finetune(

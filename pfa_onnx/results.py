@@ -251,12 +251,24 @@ class Changed:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A changed sample to look at: what both models call it and what its label says, and a small PNG of it."""
+
+    name: str
+    before: str
+    after: str
+    truth: str | None
+    png: bytes
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """The outcome of `check`.
 
     metrics: agreement, cosine_min, cosine_mean, max_abs_error, params_ratio, macs_ratio, bytes_ratio,
     latency_ratio, and with labels accuracy_original and accuracy_pruned; None where one does not apply.
     repair: what repair gained when the pruned model was made, without its layers.
+    pictures: of some of the changed samples, where they were asked for and are pictures.
     """
 
     original: ModelInfo
@@ -268,6 +280,7 @@ class CheckReport:
     gates: tuple[Gate, ...]
     changed: Sequence[Changed] = ()
     repair: Repair | None = None
+    pictures: tuple[Picture, ...] = ()
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 

@@ -81,9 +81,11 @@ class ClassRow:
     """One class: of so many samples, how many each model gets right; None for a model without class scores.
 
     By "label", right is what the label says; by "answer", the class is the original's answer, and so is right.
+    number: of the output that stands for it.
     """
 
     name: str
+    number: int
     samples: int
     original: int
     models: tuple[int | None, ...]
@@ -109,7 +111,7 @@ class Compared:
     """The outcome of `compare`.
 
     by: whether classes are those of the labels or the original's answers, None where outputs are no class scores.
-    changed: the inputs that most models answer otherwise first.
+    changed: the inputs that most models answer otherwise first. pictures: small PNGs of some of them, by their place.
     """
 
     original: ModelInfo
@@ -118,6 +120,7 @@ class Compared:
     by: Literal["label", "answer"] | None = None
     classes: tuple[ClassRow, ...] = ()
     changed: tuple[ChangedInput, ...] = ()
+    pictures: Mapping[int, bytes] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 
@@ -155,10 +158,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Missed:
-    """A recipe that there is no point for, and why."""
+    """A recipe that there is no point for, and why. broken: its cut was not the masked original, which is a bug."""
 
     method: Method
     reason: str
+    broken: bool = False
 
 
 @dataclass(frozen=True)

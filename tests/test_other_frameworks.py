@@ -2,7 +2,7 @@
 
 Each test runs where its packages are installed:
 
-    pip install jax flax optax               # test_flax
+    pip install jax "flax>=0.12" optax       # test_flax
     pip install onnx2keras ai-edge-litert    # test_keras
     pip install onnx2tf                      # test_onnx2tf; in an environment of its own, whose commands are on PATH
     pytest -m slow tests/test_other_frameworks.py

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import guides
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ def steady(text: str) -> str:
 def alike(text: str) -> list[str]:
     """Leave out what may differ in its last digits, or flip, on another processor."""
     lines = [" ".join(line.split()) for line in steady(text).splitlines() if ".png" not in line]
-    changing = re.compile(r"^(agreement|cosine|largest|accuracy|proof|\d+ of \d+ pred|\.\.\. )")
+    changing = re.compile(r"^(before|after|teacher|the best of|agreement|cosine|largest|accuracy|proof|\d+ of \d+ pred|\.\.\. )")
     return [re.sub(r"-?\d[\d.e-]*", "#", line) if changing.match(line) else line for line in lines]
 
 
@@ -72,6 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like a fresh clone."""
     place = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "sample_models", place / "sample_models")
+    guides.make(place)
     return place
 
 
@@ -111,6 +113,7 @@ def refresh() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         shutil.copytree(ROOT / "sample_models", place / "sample_models")
+        guides.make(place)
 
         def again(match: re.Match[str]) -> str:
             if match[2] != "console":

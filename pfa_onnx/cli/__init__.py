@@ -16,7 +16,10 @@ from dataclasses import dataclass
 
 import click
 
-from pfa_onnx.cli import finetune as _finetune  # noqa: F401 - it registers its verb
+from pfa_onnx.cli import compare as _compare  # noqa: F401 - it registers its verb
+from pfa_onnx.cli import finetune as _finetune  # noqa: F401
+from pfa_onnx.cli import inspect as _inspect  # noqa: F401
+from pfa_onnx.cli import sweep as _sweep  # noqa: F401
 from pfa_onnx.cli.app import app
 from pfa_onnx.cli.suggestions import usage
 from pfa_onnx.cli.terminal import complain, forgive_encodings, show, width_of_help

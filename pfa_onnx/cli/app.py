@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +17,17 @@ from pfa_onnx.cli.files import check_targets as refuse_targets
 from pfa_onnx.cli.terminal import Terminal, show, width_of
 from pfa_onnx.cli.variants import variants
 from pfa_onnx.errors import PfaError, UsageError
+from pfa_onnx.report.fitting import fitted
 
 if TYPE_CHECKING:
     from pfa_onnx.results import CheckReport, Report
 
-_REPORTS = ("json", "markdown", "html")
+_REPORTS = ("json", "markdown", "html", "junit")
+_PICTURES = 48  # of samples whose prediction changed, on the HTML page
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=_SETTINGS, invoke_without_command=True)
+@click.group(cls=params.Verbs, context_settings=_SETTINGS, invoke_without_command=True)
 @click.version_option(__version__, prog_name="pfa-onnx", message="%(prog)s %(version)s")
 @click.pass_context
 def app(ctx: click.Context) -> int:
@@ -41,13 +45,13 @@ class Run:
         given = ctx.params
         if given["quiet"] and given["verbose"]:
             raise click.UsageError("--quiet and --verbose are opposites", ctx)
-        self.targets: dict[str, str] = {name: given[name] for name in _REPORTS if given[name] is not None}
+        self.targets: dict[str, str] = {name: given[name] for name in _REPORTS if given.get(name) is not None}
         self.quiet: bool = given["quiet"]
         self.verbose: bool = given["verbose"]
         if ctx.obj is not None:
             ctx.obj.verbose = self.verbose
         self.terminal = Terminal(quiet=self.quiet, verbose=self.verbose)
-        data = str(given["data"] or "")
+        data = str(given.get("data") or "")
         written: dict[str, Path | str | None] = {"--output": output, "--save-stats": given.get("save_stats")}
         written |= {f"--{name}": target for name, target in self.targets.items()}
         sources = [data, data.rpartition(":")[0]]  # a file, or the file of loader.py:function
@@ -55,12 +59,27 @@ class Run:
 
     def finish(self, report: Report | CheckReport, next_step: str | None) -> int:
         """Write the reports, print one, and return the exit code."""
-        from pfa_onnx.report import as_json, html, markdown, text  # noqa: PLC0415
+        from pfa_onnx.report import as_json, html, junit, markdown, text  # noqa: PLC0415
         from pfa_onnx.results import CheckReport  # noqa: PLC0415
 
+        renderers: dict[str, Callable[[Any], str]] = {
+            "json": as_json.render, "markdown": markdown.render, "html": html.render, "junit": junit.render
+        }  # fmt: skip
+        self.deliver(report, renderers, partial(text.render, next_step=next_step), text.line)
+        if isinstance(report, CheckReport):
+            return 0 if report.passed else 1
+        return 1 if report.proof is not None and not report.proof.passed else 0
+
+    def deliver(
+        self,
+        report: Any,
+        renderers: Mapping[str, Callable[[Any], str]],
+        text: Callable[..., str],
+        line: Callable[[Any], str],
+    ) -> None:
+        """Write the reports and print one. renderers: by format; text: the report to read, line: in one line."""
         for warning in report.warnings:
             self.terminal.warn(warning)
-        renderers = {"json": as_json.render, "markdown": markdown.render, "html": html.render}
         unwritten: PfaError | None = None
         stream = sys.stdout
         for name, target in self.targets.items():
@@ -74,14 +93,10 @@ class Run:
             except PfaError as error:  # the work is done: one bad file must not take the rest of it away
                 unwritten = unwritten or error
         width = width_of(stream)
-        whole = text.render(report, verbose=self.verbose, width=width, next_step=next_step)
-        show(text.line(report) if self.quiet else whole, stream)
+        show(line(report) if self.quiet else text(report, verbose=self.verbose, width=width), stream)
         self.terminal.times(report.timings)
         if unwritten is not None:
             raise unwritten
-        if isinstance(report, CheckReport):
-            return 0 if report.passed else 1
-        return 1 if report.proof is not None and not report.proof.passed else 0
 
 
 def default_output(model: Path) -> Path:
@@ -125,6 +140,7 @@ def analyze(ctx: click.Context, /, model: Path, **given: Any) -> int:
             stats=given["stats"],
             save_stats=given["save_stats"],
             resume=given["resume"],
+            details="html" in run.targets,
             hooks=terminal.hooks,
         )
     if given["shard"]:
@@ -157,7 +173,7 @@ def merge(files: tuple[Path, ...], output: Path, *, quiet: bool) -> int:
     from pfa_onnx.report import text  # noqa: PLC0415
 
     command = shlex.join(["pfa-onnx", "analyze", "MODEL", "--stats", str(output)])
-    show(text.merged(merged, None if quiet else command), sys.stdout)
+    show(text.merged(merged, None if quiet else command, width_of(sys.stdout)), sys.stdout)
     return 0
 
 
@@ -205,6 +221,7 @@ def prune(ctx: click.Context, /, model: Path, **given: Any) -> int:
             seed=given["seed"],
             prove=not given["no_proof"],
             repair=given["repair"],
+            details="html" in run.targets,
             hooks=terminal.hooks,
         )
     extra = "" if given["data"] is not None else f" --data {_source(report)}"
@@ -231,6 +248,7 @@ def _source(report: Report) -> str:
 @params.pictures
 @params.gates
 @params.reports
+@params.junit
 @click.pass_context
 def check(ctx: click.Context, /, original: Path, pruned: Path, **given: Any) -> int:
     """Compare PRUNED with ORIGINAL on data; exit with 1 when a limit does not hold."""
@@ -246,6 +264,7 @@ def check(ctx: click.Context, /, original: Path, pruned: Path, **given: Any) -> 
             collect.data_options(given),
             gates,
             latency=not given["no_latency"],
+            pictures=_PICTURES if "html" in run.targets else 0,
             hooks=terminal.hooks,
         )
     return run.finish(report, None)
@@ -257,5 +276,5 @@ def doctor() -> int:
     from pfa_onnx.cli.doctor import examine  # noqa: PLC0415
 
     text, well = examine()
-    show(text, sys.stdout)
+    show(fitted(text, width_of(sys.stdout)), sys.stdout)
     return 0 if well else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ def require_data(given: Given, *, also: tuple[str, ...] = ()) -> None:
             "no data: the answer comes from how the model responds to real inputs, and those are never invented",
             fix=f"give {_KINDS}{others}",
         )
-    if given.get("stats") and given["data"] is not None and not _reads_again(given):
+    if given.get("stats") and given["data"] is not None and not reads_again(given):
         raise UsageError("--stats takes the place of --data", fix="give one of them")
 
 
@@ -174,7 +174,7 @@ def check_recipe(ctx: click.Context, given: Given) -> None:
 
 def check_repair(ctx: click.Context, given: dict[str, Any]) -> None:
     """Refuse a repair of weights that are drawn anew, or without inputs; it chooses channels by what it can make up."""
-    if _reads_again(given) and given["data"] is None:
+    if reads_again(given) and given["data"] is None:
         flag = "--repair" if given["repair"] else "--select reconstruct"
         raise UsageError(f"{flag} runs the model on inputs: what statistics hold is not enough", fix="add --data")
     if not given["repair"]:
@@ -185,25 +185,32 @@ def check_repair(ctx: click.Context, given: dict[str, Any]) -> None:
         given["select"] = "reconstruct"
 
 
-def _reads_again(given: Given) -> bool:
+def reads_again(given: Given) -> bool:
     """Whether more is asked for than the statistics hold."""
     return bool(given.get("repair")) or given.get("select") == "reconstruct"
 
 
 # --- the command to type next ---
 
-_NOT_REPEATED = {"json", "markdown", "html", "quiet", "verbose", "save_stats", "output", "resume", "shard", "ray"}
-_SOURCE = {"data", "limit", "preprocess", *_PICTURES}
+_REPORTS = {"json", "markdown", "html", "junit"}
+_NOT_REPEATED = _REPORTS | {"quiet", "verbose", "save_stats", "output", "resume", "shard", "ray"}
+SOURCE = {"data", "limit", "preprocess", *_PICTURES}
 
 
-def next_command(ctx: click.Context, verb: click.Command, arguments: tuple[str | Path, ...], extra: str = "") -> str:
-    """Return the command line of another verb with the same choices."""
+def next_command(
+    ctx: click.Context,
+    verb: click.Command,
+    arguments: tuple[str | Path, ...],
+    extra: str = "",
+    without: Collection[str] = (),
+) -> str:
+    """Return the command line of another verb with the same choices, but for those that are named."""
     words = ["pfa-onnx", str(verb.name), *map(str, arguments)]
     saved = ctx.params.get("save_stats")
-    known = {param.name for param in verb.params}
+    known = {param.name for param in verb.params} - set(without)
     if saved and "stats" in known:
         words += ["--stats", str(saved)]
-        known -= _SOURCE
+        known -= set() if reads_again(ctx.params) else SOURCE
     for param in ctx.command.params:
         name = param.name or ""
         if not isinstance(param, click.Option) or name in _NOT_REPEATED or name not in known:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
+
+from pfa_onnx.cli.terminal import width_of
+from pfa_onnx.report.fitting import continued
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -36,10 +41,27 @@ class Verb(click.Command):
                 formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example."""
+        """Write the example: on a terminal it goes on below, elsewhere it is one line."""
         del ctx
         with formatter.section("Example"):
-            formatter.write(f"{'':>{formatter.current_indent}}{self.example}\n")
+            formatter.write(continued(self.example, width_of(sys.stdout), " " * formatter.current_indent) + "\n")
+
+
+class Verbs(click.Group):
+    """All verbs, in the order in which they are used; what is not named here comes last."""
+
+    order = ("inspect", "analyze", "prune", "check", "compare", "sweep", "finetune", "merge", "doctor")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs' names."""
+        del ctx
+        return sorted(self.commands, key=lambda name: (name not in self.order, (*self.order, name).index(name), name))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what to try first."""
+        del ctx
+        with formatter.section("Example"):
+            formatter.write("  pfa-onnx inspect model.onnx\n")
 
 
 class Option(click.Option):
@@ -48,6 +70,12 @@ class Option(click.Option):
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+
+
+def paths(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete files, for options that take more than these."""
+    del ctx, param
+    return [CompletionItem(incomplete, type="file")]
 
 
 def number(low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
@@ -119,11 +147,23 @@ _DATA, _PICTURES = "Data", "Pictures (what happens to them before the model)"
 _METHOD, _LAYERS = "How much to remove (one of these)", "Which channels and layers"
 _STATS, _REPORT = "Statistics", "Reports"
 
+
+def _report(name: str, text: str) -> Decorator[Any]:
+    return _option(name, section=_REPORT, metavar="FILE", shell_complete=paths, help=text)
+
+
+def _presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    known = ("auto", "imagenet", "inception", "unit", "raw")
+    return [CompletionItem(name) for name in known if name.startswith(incomplete)] or paths(ctx, param, incomplete)
+
+
+
 data = _together(
     _option(
         "--data",
         section=_DATA,
         metavar="DATA",
+        shell_complete=paths,
         help="Folder of images, .tar or .parquet files, FILE.npy, FILE.npz or loader.py:function; or s3://...",
     ),
     _option("--limit", section=_DATA, type=click.IntRange(1), metavar="N", help="Use N samples, evenly spaced."),
@@ -143,6 +183,7 @@ pictures = _together(
         "--preprocess",
         section=_PICTURES,
         metavar="NAME|FILE",
+        shell_complete=_presets,
         default="auto",
         show_default=True,
         help="auto, imagenet, inception, unit, raw, or a preprocessor_config.json.",
@@ -161,7 +202,8 @@ pictures = _together(
         "--interpolation",
         section=_PICTURES,
         type=click.Choice(["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]),
-        help="Filter of the resizing.",
+        metavar="FILTER",
+        help="Of the resizing: nearest, box, bilinear, hamming, bicubic or lanczos.",
     ),
 )
 
@@ -243,12 +285,14 @@ merged = _together(
 )
 
 reports = _together(
-    _option("--json", section=_REPORT, metavar="FILE", help="Write the report as JSON (- is standard output)."),
-    _option("--markdown", section=_REPORT, metavar="FILE", help="Write it as Markdown."),
-    _option("--html", section=_REPORT, metavar="FILE", help="Write it as one HTML page."),
+    _report("--json", "Write the report as JSON (- is standard output)."),
+    _report("--markdown", "Write it as Markdown."),
+    _report("--html", "Write it as one HTML page."),
     _option("-q", "--quiet", section=_REPORT, is_flag=True, help="One line, no progress."),
     _option("-v", "--verbose", section=_REPORT, is_flag=True, help="Every layer, full names, times."),
 )
+
+junit = _report("--junit", "Write the limits as JUnit XML, for CI to show.")
 
 output = _together(
     _option(

@@ -22,6 +22,12 @@ _LONGEST, _SHORTEST = 40, 4  # columns of a bar
 _NUMBERS = 56  # columns that the rest of its line may take
 
 
+class _Done(MofNCompleteColumn):
+    def render(self, task: Task) -> Text:
+        """Return how much is done, and of how much where that is known."""
+        return Text(f"{int(task.completed):,}") if task.total is None else super().render(task)
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Return steps per second."""
@@ -43,7 +49,7 @@ class Bars:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=max(_SHORTEST, min(_LONGEST, width - _NUMBERS))),
-            MofNCompleteColumn(),
+            _Done(),
             _Rate(),
             _Left(elapsed_when_finished=True),
             console=Console(stderr=True, width=width, color_system="auto" if colours else None),

@@ -17,7 +17,8 @@ def usage(error: click.ClickException, app: click.Group, words: Sequence[str]) -
     what = re.sub(r" \(?did you mean .*", "", what.strip(), flags=re.IGNORECASE | re.DOTALL).removesuffix(".")
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "pfa-onnx"
-    fix = _meant(error, context, words) or f"{_elsewhere(error, app)}see `{command} --help`"
+    see = f"see `{command} --help`"
+    fix = _elsewhere(error, app, see) or _meant(error, context, words) or see
     return str(PfaError(what[:1].lower() + what[1:], fix=fix))
 
 
@@ -28,7 +29,7 @@ def _meant(error: click.ClickException, context: click.Context | None, words: Se
     elif isinstance(error, click.BadParameter):
         close = _choices(error)
     elif isinstance(error, click.UsageError) and isinstance(context, click.Context):
-        command = re.match(r"No such command '(.*)'", error.format_message())
+        command = re.match(r"No such command '(.*?)'", error.format_message())
         known = context.command.list_commands(context) if isinstance(context.command, click.Group) else ()
         close = nearest(command[1], known) if command else ()
     return f"did you mean {' or '.join(close)}?" if close else None
@@ -54,13 +55,15 @@ def options_of(command: click.Command) -> list[str]:
 def _choices(error: click.BadParameter) -> list[str]:
     """Return the choices that look most like what was typed."""
     kind = error.param.type if error.param is not None else None
-    typed = re.match(r"'(.*)' is not one of", error.message)
-    return nearest(typed[1], [str(choice) for choice in kind.choices]) if isinstance(kind, click.Choice) and typed else []
+    typed = re.match(r"'(.*?)' is not one of", error.message)
+    return (
+        nearest(typed[1], [str(choice) for choice in kind.choices]) if isinstance(kind, click.Choice) and typed else []
+    )
 
 
-def _elsewhere(error: click.ClickException, app: click.Group) -> str:
-    """Say which other verbs have an option."""
+def _elsewhere(error: click.ClickException, app: click.Group, see: str) -> str | None:
+    """Say which other verbs have this very option."""
     if not isinstance(error, click.NoSuchOption):
-        return ""
+        return None
     verbs = [name for name, verb in app.commands.items() if error.option_name in options_of(verb)]
-    return f"{error.option_name} is an option of {' and '.join(verbs)}; " if verbs else ""
+    return f"{error.option_name} is an option of {' and '.join(verbs)}; {see}" if verbs else None

@@ -48,7 +48,7 @@ _FLAGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         "section": _WHAT, "is_flag": True, "help": "Take a teacher that PRUNED was not made of.",
     }),
     (("--epochs",), {
-        "section": _HOW, "type": click.IntRange(1), "default": 5, "show_default": True, "metavar": "N",
+        "section": _HOW, "type": click.IntRange(1), "default": 10, "show_default": True, "metavar": "N",
         "help": "Passes over the data.",
     }),
     (("--optimizer",), {
@@ -57,7 +57,7 @@ _FLAGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     }),
     (("--rate",), {
         "section": _HOW, "type": number(0, above=True), "metavar": "F",
-        "help": "Highest learning rate [adamw 1e-3, sgd 1e-2].",
+        "help": "Highest learning rate [adamw 5e-4, sgd 1e-2].",
     }),
     (("--weight-decay",), {
         "section": _HOW, "type": number(0), "default": 1e-4, "show_default": True, "metavar": "F",
@@ -76,7 +76,7 @@ _FLAGS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         "help": "The share of the samples that chooses the best epoch.",
     }),
     (("--patience",), {
-        "section": _HOW, "type": click.IntRange(1), "default": 3, "show_default": True, "metavar": "N",
+        "section": _HOW, "type": click.IntRange(1), "default": 5, "show_default": True, "metavar": "N",
         "help": "Stop after N epochs without a better one.",
     }),
     (("--precision",), {

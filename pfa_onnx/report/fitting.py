@@ -13,6 +13,7 @@ _APART = "   "  # between the facts of one line
 _HANG = "  "
 _COMMAND = re.compile(r"^(next: )?(?=pfa-onnx )")
 _SHORTEST = 8  # columns that are left for a word, however narrow the terminal
+_ROOM = 32  # columns in which a name may be shortened, rather than on a line of its own
 
 
 def columns(text: str) -> int:
@@ -74,12 +75,9 @@ def _lines(line: str, width: int, hang: str) -> str:
 def _pieces(fields: Iterable[str], room: int) -> Iterator[tuple[str, str]]:
     """Yield what may not be broken, each with what stands before it on the same line."""
     for field in fields:
-        if columns(field) <= room:
-            yield _APART, field
-            continue
         before = _APART
-        for word in words_of(field, room):
-            yield before, shorten(word, max(room, _SHORTEST))
+        for word in [field] if columns(field) <= room else words_of(field, room):
+            yield before, word
             before = " "
 
 
@@ -96,12 +94,14 @@ def _filled(pieces: Iterable[tuple[str, str]], width: int, indent: str, hang: st
     line = ""
     for before, piece in pieces:
         if not line:
-            line = indent + piece
-        elif columns(line + before + piece) <= width:
-            line += before + piece
+            line = indent + shorten(piece, max(width - len(indent), _SHORTEST))
+            continue
+        left, room = width - columns(line + before), max(width - len(hang), _SHORTEST)
+        if columns(piece) <= left or columns(piece) > room and left >= _ROOM:  # on a line of its own it fits no better
+            line += before + shorten(piece, left)
         else:
             yield line
-            line = hang + piece
+            line = hang + shorten(piece, room)
     yield line
 
 

@@ -18,6 +18,11 @@ def size(number: int) -> str:
     return f"{number:,} B" if number < 10_000 else f"{_scaled(number, decimals=1)}B"
 
 
+def milliseconds(number: float) -> str:
+    """Return 12.3 ms, 1,235 ms."""
+    return f"{number:.3g} ms" if number < 999.5 else f"{number:,.0f} ms"
+
+
 def _scaled(number: int, *, decimals: int) -> str:
     exponent = 1
     # 999,999 is 1.00 M, not 1000.00 k: what counts is the rounded number

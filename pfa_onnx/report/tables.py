@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from pfa_onnx.inspection import InspectedLayer, Inspection
 from pfa_onnx.recipe import Size
 from pfa_onnx.report import numbers, words
 from pfa_onnx.results import CheckReport, Gate, LayerResult, Repair, Report
+
+AnyLayer = TypeVar("AnyLayer", LayerResult, InspectedLayer)
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,13 @@ def name_of(layer: LayerResult) -> str:
 
 def blocks(report: Report) -> list[tuple[LayerResult, ...]]:
     """Return the layers that share channels, together, in the order of the graph."""
-    found: dict[tuple[str, int | str], list[LayerResult]] = defaultdict(list)
-    for layer in report.layers:
+    return grouped(report.layers)
+
+
+def grouped(layers: Iterable[AnyLayer]) -> list[tuple[AnyLayer, ...]]:
+    """Return layers that share channels together, in the order of the graph."""
+    found: dict[tuple[str, int | str], list[AnyLayer]] = defaultdict(list)
+    for layer in layers:
         key = ("alone", layer.output) if layer.group is None else ("group", layer.group)
         found[key].append(layer)
     return [tuple(layers) for layers in found.values()]
@@ -126,9 +135,9 @@ def _layer_row(layer: LayerResult) -> tuple[str, ...]:
     )
 
 
-def frozen_table(report: Report, limit: int | None = None) -> Table:
+def frozen_table(report: Report | Inspection, limit: int | None = None) -> Table:
     """Return a row for each root cause that holds channels back: the largest first."""
-    held: dict[tuple[str, str], list[LayerResult]] = defaultdict(list)
+    held: dict[tuple[str, str], list[LayerResult | InspectedLayer]] = defaultdict(list)
     for layer in report.layers:
         for cause in layer.frozen if layer.held else ():
             held[cause.reason, cause.node].append(layer)
@@ -148,7 +157,7 @@ def frozen_table(report: Report, limit: int | None = None) -> Table:
     return Table(columns, shown, len(rows) - len(shown))
 
 
-def _held_params(layers: Iterable[LayerResult]) -> int:
+def _held_params(layers: Iterable[LayerResult | InspectedLayer]) -> int:
     return round(sum(layer.weight_params * layer.held / max(layer.channels, 1) for layer in layers))
 
 
@@ -182,7 +191,7 @@ def compared_table(report: CheckReport) -> Table:
         old, new = report.latency_ms
         # the ratio of the paired runs: that of two medians is at the mercy of what else the machine did
         ratio = report.metrics.get("latency_ratio") or new / old
-        rows.append(("latency", f"{old:.3g} ms", f"{new:.3g} ms", numbers.change(1, ratio)))
+        rows.append(("latency", numbers.milliseconds(old), numbers.milliseconds(new), numbers.change(1, ratio)))
     return Table((Column(""), *_numbers("original", "pruned", "change")), tuple(rows))
 
 

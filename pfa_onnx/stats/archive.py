@@ -84,10 +84,10 @@ def _claim(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 @contextmanager
-def replacing_stats(path: Path, scratch: str | None = None) -> Iterator[IO[bytes]]:
+def replacing_stats(path: Path) -> Iterator[IO[bytes]]:
     """Replace a statistics file, see `replacing`; raises StatsError when it cannot be written."""
     try:
-        with replacing(path, scratch) as stream:
+        with replacing(path) as stream:
             yield stream
     except OSError as error:
         raise StatsError(

@@ -48,7 +48,7 @@ def save_checkpoint(path: Path, found: Checkpoint) -> None:
         "skipped": [list(item) for item in found.skipped],
         "unmeasured": {name: [why.reason, why.node] for name, why in (found.unmeasured or {}).items()},
     }
-    with replacing_stats(path, f".{path.name}.tmp") as stream, zipfile.ZipFile(stream, "w") as archive:
+    with replacing_stats(path) as stream, zipfile.ZipFile(stream, "w") as archive:
         write_header(archive, header)
         write_contents(archive, found.stats)
         for index, name in enumerate(found.stats.moments):

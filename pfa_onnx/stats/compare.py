@@ -127,9 +127,13 @@ class Comparison:
         pruned: Mapping[str, Any],
         names: Sequence[str],
         labels: Sequence[str | None] = (),
-    ) -> None:
-        """Add the outputs of one batch, by output name; `names` and `labels` have one entry for each sample."""
+    ) -> list[int]:
+        """Add the outputs of one batch, by output name; `names` and `labels` have one entry for each sample.
+
+        Return the positions in the batch of the samples whose predicted class changed.
+        """
         first = not self._tallies
+        known = len(self._tops)
         self._samples += len(names)
         for output, value in original.items():
             tally = self._tallies.setdefault(output, _Tally())
@@ -144,6 +148,7 @@ class Comparison:
             if output == self._scores and before.shape[:2] == (len(names), self._width):
                 tops = (np.reshape(value, (len(names), -1)).argmax(1).tolist() for value in (before, after))
                 self._tops += zip(names, labels or [None] * len(names), *tops, strict=True)
+        return [k for k, (_, _, before, after) in enumerate(self._tops[known:]) if before != after]
 
     def result(self) -> Metrics:
         """Return the metrics of all batches so far."""

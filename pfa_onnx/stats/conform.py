@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
-def conform(array: Array, spec: InputSpec, *, at: str) -> Array:
-    """Return the array [samples, ...] with the input's dtype; raises DataError when shape or values do not fit."""
+def conform(array: Array, spec: InputSpec, *, at: str, rows: Sequence[int] | None = None) -> Array:
+    """Return the array [samples, ...] with the input's dtype; raises DataError when shape or values do not fit.
+
+    rows: which samples these are, None for the one that `at` names.
+    """
     at = f"{at} -> input {spec.name!r}"
     shape = spec.shape
     if shape and (
@@ -30,7 +33,7 @@ def conform(array: Array, spec: InputSpec, *, at: str) -> Array:
             at=at,
             fix="give arrays whose first axis counts the samples and whose other axes are the input's",
         )
-    return _cast(array, spec, at)
+    return _refuse_nan(_cast(array, spec, at), at, rows)
 
 
 def _cast(array: Array, spec: InputSpec, at: str) -> Array:
@@ -53,10 +56,15 @@ def _cast(array: Array, spec: InputSpec, at: str) -> Array:
                 at=at,
                 fix=f"give {want} values",
             )
-    if result.dtype.kind == "f" and np.isnan(result).any():
-        broken = int(np.isnan(result.reshape(len(result), -1)).any(axis=1).argmax()) if result.ndim else 0
-        raise DataError(f"sample {broken} of a batch has NaN in it", at=at, fix="leave it out, or repair it")
     return result
+
+
+def _refuse_nan(array: Array, at: str, rows: Sequence[int] | None) -> Array:
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        broken = int(np.isnan(array.reshape(len(array), -1)).any(axis=1).argmax()) if array.ndim else 0
+        which = "it" if rows is None else f"sample {rows[broken]}"
+        raise DataError(f"{which} has NaN in it", at=at, fix="leave it out, or repair it")
+    return array
 
 
 def _by(shape: Sequence[int | None]) -> str:

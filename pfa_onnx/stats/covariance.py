@@ -174,5 +174,5 @@ class Accumulator:
             raise DataError(
                 f"a response is NaN or infinite (channel {int(np.argmin(finite))})",
                 at=self._name,
-                fix="look for NaN in the inputs; if the model is float16, calibrate its float32 original",
+                fix="look for NaN and infinity in inputs and weights; if it is float16, calibrate its float32 original",
             )

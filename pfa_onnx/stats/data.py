@@ -10,18 +10,20 @@ loaded).
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from pfa_onnx.errors import DataError, UsageError
+from pfa_onnx.nearest import nearest
+from pfa_onnx.stats.archive import BROKEN
 from pfa_onnx.stats.conform import conform
 from pfa_onnx.stats.parts import LOOKS, WHOLE, Part, Shard, array_bytes, check_shard, choose, digest, spread
 from pfa_onnx.stats.preprocess import Preprocess
@@ -152,7 +154,8 @@ class ArrayData(Dataset):
         for first in range(start, len(self._rows), batch_size):
             rows = self._rows[first : first + batch_size]
             feeds = {
-                spec.name: conform(_take(self._arrays[spec.name], rows), spec, at=self.source) for spec in self._inputs
+                spec.name: conform(_take(self._arrays[spec.name], rows), spec, at=self.source, rows=rows)
+                for spec in self._inputs
             }
             names = tuple(f"{self.source}[{row}]" for row in rows)
             yield Batch(feeds, names, tuple(self._labels[row] if self._labels else None for row in rows))
@@ -239,19 +242,26 @@ def _open_path(
 ) -> Dataset:
     path = Path(data)
     script, _, function = data.rpartition(":")
-    if script.endswith(".py") and not path.exists():
+    if script.endswith(".py") and not _is_there(path):
         from pfa_onnx.stats.stream import open_script  # noqa: PLC0415
 
         return open_script(script, function, inputs, limit=limit, shard=shard)
-    if not path.exists() and not is_address(data):
+    if not is_address(data) and not _is_there(path):
         raise DataError(f"no such file or folder: {data}", at="--data", fix=f"give {KINDS}")
-    if path.suffix.lower() in (".npy", ".npz") and path.exists():
+    if path.suffix.lower() in (".npy", ".npz") and not is_address(data):
         return ArrayData(_load(path), inputs, source=data, limit=limit, shard=shard)
     if path.suffix == ".py":
         raise UsageError(f"{data} does not say which function to call", at="--data", fix=f"use {data}:function")
     from pfa_onnx.stats.sources import open_files  # noqa: PLC0415 - brings Pillow
 
     return open_files(data, inputs, preprocess=preprocess, limit=limit, shard=shard, each=each)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a folder on the way may not be entered
+        raise DataError(f"cannot look for {path}: {error.strerror}", at="--data", fix="check the path") from error
 
 
 def _take(array: Array, rows: Sequence[int]) -> Array:
@@ -267,7 +277,12 @@ def _load(path: Path) -> Mapping[str, Array]:
             return {UNNAMED: np.load(path, mmap_mode="r", allow_pickle=False)}
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, BadZipFile) as error:
+    except MemoryError as error:
+        fix = "save each array as FILE.npy, which is read piece by piece, or give loader.py:function"
+        raise DataError(
+            "out of memory: the arrays of a .npz file are read as a whole", at=str(path), fix=fix
+        ) from error
+    except (*BROKEN, AttributeError, zlib.error) as error:
         raise DataError(f"cannot read the arrays: {error}", at=str(path)) from error
 
 
@@ -290,9 +305,18 @@ def _match(
         raise DataError(
             f"the arrays are {', '.join(sorted(found)) or 'none'} but the inputs are {', '.join(wanted)}",
             at=source,
-            fix="name one array after each input, and no other but labels",
+            fix=renamed(set(found), wanted) or "name one array after each input, and no other but labels",
         )
     return {name: found[name] for name in wanted}, labels
+
+
+def renamed(found: set[str], wanted: Sequence[str]) -> str | None:
+    """Return how arrays want to be called, where each is nearly called after an input; None where one is not."""
+    strange, missing = sorted(found - set(wanted)), [name for name in wanted if name not in found]
+    pairs = {name: nearest(name, missing, 1) for name in strange}
+    if not pairs or len(pairs) != len({meant for close in pairs.values() for meant in close}):
+        return None
+    return " and ".join(f"rename '{name}' to '{close[0]}'" for name, close in pairs.items())
 
 
 def _shape(batch: Batch) -> list[tuple[int, ...]]:

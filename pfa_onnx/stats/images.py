@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pfa_onnx.errors import DataError
 from pfa_onnx.stats.parts import LOOKS, digest, spread
 from pfa_onnx.stats.records import Index, Record
-from pfa_onnx.stats.store import Store
+from pfa_onnx.stats.store import Store, plain_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,6 +34,8 @@ _LABELS_HEADER = {"file", "filename", "file_name", "image", "name", "path"}
 # formats that Pillow only identifies, or opens by starting another program
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _PAD_PIXEL = 114  # the letterbox grey of the YOLO family
+_ORIENTATION = 0x0112  # the EXIF tag
+_LARGEST = 64_000_000  # pixels of a resized picture that is to be cropped; a strip a pixel wide becomes far larger
 
 
 class ImageFolder(Index):
@@ -89,7 +91,7 @@ class Pictures:
                 yield Record(name, label, partial(self.store.read, name))
             else:
                 path = Path(self.store.root) / name
-                yield Record(name, label, partial(Path, path), place=str(path))
+                yield Record(name, label, partial(plain_file, path), place=str(path))
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,19 @@ class PictureDecoder:
 def decode(file: Path | BinaryIO, channels: int) -> Image.Image:
     """Open a picture as grey, RGB or RGBA (1, 3 or 4 channels), upright by its EXIF orientation.
 
-    Transparency is flattened on white. 16-bit grey is scaled to 0..255, which Pillow alone would clip.
-    Raises whatever Pillow raises for a broken file, and ValueError for pixels without a known range.
+    Transparency is flattened on white. 16-bit grey is scaled to 0..255, which Pillow alone would clip. Of an animation
+    the first frame counts. Raises whatever Pillow raises for a broken file, ValueError for pixels without a known
+    range, and DecompressionBombError for more of them than `Image.MAX_IMAGE_PIXELS`, before any is decoded.
     """
-    from PIL import Image, ImageOps  # noqa: PLC0415 - slow, and --help does not need it
+    from PIL import Image  # noqa: PLC0415 - slow, and --help does not need it
 
     with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened)
+        pixels, most = opened.width * opened.height, Image.MAX_IMAGE_PIXELS
+        if most is not None and pixels > most:  # Pillow alone would decode twice as many
+            raise Image.DecompressionBombError(f"{opened.width}x{opened.height} pixels are more than {most:,}")
+        if not pixels:
+            raise ValueError("there are no pixels")
+        image = _upright(opened)
         if image.mode.startswith("I"):
             deep = np.asarray(image)
             if deep.min() < 0 or deep.max() > 65535:
@@ -139,6 +147,23 @@ def decode(file: Path | BinaryIO, channels: int) -> Image.Image:
             white = Image.new("RGBA", clear.size, "white")
             image = Image.alpha_composite(white, clear).convert("RGB")
         return image.convert("L" if channels == 1 else "RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decode, and turn as its EXIF data says; where that is broken, the pixels may still be fine."""
+    from PIL import Image as Pillow  # noqa: PLC0415
+
+    image.load()
+    how = Pillow.Transpose
+    turns = {
+        2: how.FLIP_LEFT_RIGHT, 3: how.ROTATE_180, 4: how.FLIP_TOP_BOTTOM, 5: how.TRANSPOSE,
+        6: how.ROTATE_270, 7: how.TRANSVERSE, 8: how.ROTATE_90,
+    }  # fmt: skip
+    try:
+        turn = turns.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - Pillow raises anything on a broken one
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def apply(plan: ImagePlan, image: Image.Image, *, name: str) -> npt.NDArray[Any]:
@@ -185,6 +210,10 @@ def _resized(plan: ImagePlan, image: Image.Image) -> Image.Image:
     else:
         tall = max(tall, wide * image.height // image.width)
     left, top = round((wide - width) / 2), round((tall - height) / 2)
+    if wide * tall > _LARGEST:  # the same pixels but for rounding, and those alone
+        across, down = image.width / wide, image.height / tall
+        box = (left * across, top * down, (left + width) * across, (top + height) * down)
+        return image.resize((width, height), how, box)
     return image.resize((wide, tall), how).crop((left, top, left + width, top + height))
 
 

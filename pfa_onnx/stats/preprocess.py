@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from pfa_onnx.errors import UsageError
+from pfa_onnx.nearest import did_you_mean
 from pfa_onnx.stats.preprocess_files import read_settings
 
 Resize = Literal["crop", "stretch", "pad", "none"]
@@ -125,9 +126,10 @@ def _base(choice: str | Path) -> Preprocess:
     path = Path(choice)
     if path.suffix != ".json" and not path.is_file():
         names = ", ".join(PRESETS)
+        meant = did_you_mean(str(choice), PRESETS)
         raise UsageError(
             f"no preset is called {str(choice)!r}",
-            fix=f"use one of {names}, or the path of a preprocessor_config.json",
+            fix=f"{f'{meant} Or ' if meant else ''}use one of {names}, or the path of a preprocessor_config.json",
         )
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

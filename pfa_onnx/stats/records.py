@@ -217,6 +217,8 @@ def load(record: Record, decoder: Decoder) -> Loaded:
     """Return the prepared sample, or why it cannot be read; raises DataError when it does not fit."""
     try:
         opened = decoder.open(record.get())
+    except MemoryError:  # it says nothing about the sample
+        raise
     except Exception as error:  # noqa: BLE001 - decoders raise anything on a broken file, and one must not stop a run
         why = f"{type(error).__name__}: {error}"
         why = why.replace(record.place, record.name) if record.place else why

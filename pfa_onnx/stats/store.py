@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pfa_onnx.errors import DataError, UsageError
@@ -44,7 +45,7 @@ class Store:
     def open(self, name: str) -> BinaryIO:
         """Open a file to read from anywhere in it; raises OSError."""
         if not self.remote:
-            return (Path(self.root) / name).open("rb")
+            return plain_file(Path(self.root) / name).open("rb")
         system, path = _connect(self.root)
         return cast("BinaryIO", system.open_input_file(f"{path}/{name}" if path else name))
 
@@ -61,7 +62,7 @@ class Store:
     def files(self, endings: Collection[str]) -> list[str]:
         """Return the names (with /) of all files with these endings, sorted; hidden ones are left out."""
         found = self._remote_files() if self.remote else _walk(Path(self.root))
-        return sorted(name for name in found if PurePosixPath(name).suffix.lower() in endings)
+        return sorted(name for name in found if _ending(name) in endings)
 
     def _remote_files(self) -> list[str]:
         from pyarrow import fs  # noqa: PLC0415 - an extra
@@ -149,18 +150,40 @@ def _unreadable(address: str, error: Exception) -> DataError:
     return DataError(f"cannot read {shown(address)}: {why}", at="--data", fix=fix)
 
 
+def plain_file(path: Path) -> Path:
+    """Return the path; raises OSError when it is no plain file: to open a pipe is to wait for who writes into it."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("this is no plain file")
+    return path
+
+
 def _walk(folder: Path) -> list[str]:
     found: list[str] = []
     seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_folder):
         real = os.path.realpath(root)
         if real in seen:  # a link that leads back up
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not _hidden(name))
-        found += [(Path(root) / name).relative_to(folder).as_posix() for name in files if not _hidden(name)]
+        inside = "" if Path(root) == folder else f"{Path(root).relative_to(folder).as_posix()}/"
+        found += [f"{inside}{name}" for name in files if not _hidden(name)]
     return found
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Raise DataError: samples that nobody counts must not be missing without a word."""
+    if not isinstance(error, FileNotFoundError):  # it went while others were listed
+        fix = "let it be read, or move it out of the data"
+        raise DataError(f"cannot list a folder: {error.strerror}", at=str(error.filename), fix=fix) from error
+
+
+def _ending(name: str) -> str:
+    """Return the suffix of a name, in lower case: of many names, far sooner than pathlib."""
+    base = name.rpartition("/")[2]
+    stem, dot, ending = base.rpartition(".")
+    return f".{ending}".lower() if stem and dot and ending else ""
 
 
 def _hidden(name: str) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 
 from pfa_onnx.errors import DataError, PfaError, UsageError
 from pfa_onnx.stats.conform import conform
-from pfa_onnx.stats.data import UNNAMED, ArrayData, Batch, Dataset, rebatch
+from pfa_onnx.stats.data import UNNAMED, ArrayData, Batch, Dataset, rebatch, renamed
 from pfa_onnx.stats.parts import WHOLE, Part, Shard, array_bytes, digest
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class StreamData(Dataset):
         self._shard = shard
         self._first = ""  # the digest of the very first sample
         self._pulled = 0
+        self._before = 0  # samples of the last pass that went to the end
         self._make, self._inputs, self._limit, self._file = make, inputs, limit, file
         self._once, self._spent = once, False
 
@@ -68,8 +69,8 @@ class StreamData(Dataset):
     def _samples(self, start: int) -> Iterator[Batch]:
         """Yield what this shard takes of every item, less the first `start` samples that it takes."""
         self._pulled, taken = 0, -start
-        for item in self._items():
-            batch = self._batch(item, self._pulled)
+        for item, place in self._items():
+            batch = self._batch(item, self._pulled, f"{place}, sample {self._pulled}")
             if self._limit is not None:
                 batch = _pick(batch, range(min(batch.count, self._limit - self._pulled)))
             if batch.count and not self._pulled:
@@ -87,9 +88,16 @@ class StreamData(Dataset):
             raise DataError("there are no samples", at=self.source)
         if taken + start == 0:
             raise DataError("there are fewer samples than shards", at=self.source, fix="use fewer shards")
+        if taken < 0 or self._pulled < self._before:
+            raise DataError(
+                f"{self._pulled} samples came, and {max(self._before, start)} the time before",
+                at=self.source,
+                fix="give the same samples every time: return a new iterator on every call",
+            )
+        self._before = self._pulled
 
-    def _items(self) -> Iterator[Any]:
-        """Iterate over the user's items; only the user's code runs inside the guard."""
+    def _items(self) -> Iterator[tuple[Any, str]]:
+        """Iterate over the user's items, and where they come from; only the user's code runs inside the guard."""
         with _blame(self.source, self._file):
             items = iter(self._make())
         while True:
@@ -98,10 +106,9 @@ class StreamData(Dataset):
                     item = next(items)
                 except StopIteration:
                     return
-            yield item
+            yield item, _place(items) or self.source
 
-    def _batch(self, item: Any, seen: int) -> Batch:
-        at = f"{self.source}, sample {seen}"
+    def _batch(self, item: Any, seen: int, at: str) -> Batch:
         labels: Any = None
         if isinstance(item, tuple) and len(item) == 2:
             item, labels = item
@@ -109,7 +116,9 @@ class StreamData(Dataset):
         ranks = {spec.name: len(spec.shape) for spec in self._inputs}
         if all(rank and arrays[name].ndim == rank - 1 for name, rank in ranks.items()):
             arrays = {name: array[None] for name, array in arrays.items()}
-        feeds = {spec.name: conform(arrays[spec.name], spec, at=at) for spec in self._inputs}
+        feeds = {
+            spec.name: conform(arrays[spec.name], spec, at=at, rows=range(seen, sys.maxsize)) for spec in self._inputs
+        }
         count = self._count(feeds, at)
         given = [None] * count if labels is None else np.asarray(labels).ravel().tolist()
         if len(given) != count:
@@ -132,7 +141,7 @@ class StreamData(Dataset):
             raise DataError(
                 f"the dict has {found} but the inputs are {', '.join(sorted(wanted))}",
                 at=at,
-                fix="yield a dict with an array for each input, and no other",
+                fix=renamed(set(map(str, item)), wanted) or "yield a dict with an array for each input, and no other",
             )
         try:
             return {name: np.asarray(item[name]) for name in wanted}
@@ -147,6 +156,12 @@ class StreamData(Dataset):
             return 1  # the inputs themselves disagree, so there is no batch axis: one item is one sample
         lengths = ", ".join(f"{name} {array.shape[:1]}" for name, array in feeds.items())
         raise DataError(f"the inputs come with different numbers of samples: {lengths}", at=at)
+
+
+def _place(items: Iterator[Any]) -> str | None:
+    """Return the line at which a generator waits: the one that yielded last."""
+    frame = items.gi_frame if inspect.isgenerator(items) else None
+    return None if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def _pick(batch: Batch, rows: range) -> Batch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from pfa_onnx.graph.edits import Edits
 from pfa_onnx.graph.external import external_files, unmap_all
 from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load
 from pfa_onnx.recipe import Size
-from pfa_onnx.replacing import replacing
+from pfa_onnx.replacing import replacing, scratch_folder
 from pfa_onnx.steps.decide import Decision
 
 Array = npt.NDArray[Any]
@@ -101,11 +100,11 @@ def _write_external(small: Graph, output: Path) -> int:
     So the data of a model that is there already is never overwritten by other data. The model comes last.
     """
     data = output.with_name(f"{output.name}.{_digest(small)[:16]}.data")
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
-        temporary = Path(folder) / output.name
+    with scratch_folder(output) as folder:
+        temporary = folder / output.name
         protos.save(small.model, temporary, data.name)
         size = 0
-        for made, target in ((Path(folder) / data.name, data), (temporary, output)):
+        for made, target in ((folder / data.name, data), (temporary, output)):
             size += made.stat().st_size
             _flush(made)
             made.chmod(0o666 & ~_umask())

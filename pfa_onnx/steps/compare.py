@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pfa_onnx.stats.latency import Latency, paired_latency
 from pfa_onnx.stats.session import Runner, batch_size_for, prefetch, run_padded
 from pfa_onnx.steps.embedded import embedded_repair
 from pfa_onnx.steps.measure import describe_model, learn_shapes, open_dataset, prepared_by
+from pfa_onnx.steps.pictures import Gallery
 
 # gate -> (metric, whether it is a minimum)
 GATES = {
@@ -31,15 +32,26 @@ GATES = {
 
 
 def compare(
-    original: Path, pruned: Path, options: DataOptions, gates: Mapping[str, float], hooks: Hooks, *, latency: bool
+    original: Path,
+    pruned: Path,
+    options: DataOptions,
+    gates: Mapping[str, float],
+    hooks: Hooks,
+    *,
+    latency: bool,
+    pictures: int = 0,
 ) -> CheckReport:
-    """Run both models on all samples; raises ModelError when they do not take the same inputs."""
+    """Run both models on all samples; raises ModelError when they do not take the same inputs.
+
+    pictures: of how many changed samples to keep one.
+    """
     one, other = load(original), load(pruned)
     require_same_interface(one, other)
     dataset = open_dataset(one, options)
     size = batch_size_for(one.inputs, options.batch_size, options.providers)
     runners = [Runner(path, providers=options.providers) for path in (original, pruned)]
-    first, (comparison,), seen = run_all(dataset, runners, size, hooks)
+    gallery = Gallery(pictures, prepared_by(dataset))
+    first, (comparison,), seen = run_all(dataset, runners, size, hooks, gallery.add)
     metrics = comparison.result()
     timed = paired(runners[0], runners[1], first, size) if latency else None
     provider = runners[0].provider
@@ -58,6 +70,7 @@ def compare(
         gates=tuple(_gate(name, limit, values) for name, limit in gates.items()),
         repair=embedded_repair(other),
         changed=tuple(Changed(c.name, c.before, c.after) for c in metrics.changed),
+        pictures=gallery.pictures(comparison.answers()) if pictures else (),
     )
 
 
@@ -72,9 +85,15 @@ def paired(one: Runner, other: Runner, batch: Batch, size: int, *, repeats: int 
 
 
 def run_all(
-    dataset: Dataset, runners: Sequence[Runner], size: int, hooks: Hooks
+    dataset: Dataset,
+    runners: Sequence[Runner],
+    size: int,
+    hooks: Hooks,
+    watch: Callable[[Batch, Sequence[int]], None] = lambda *_: None,
 ) -> tuple[Batch, list[Comparison], int]:
     """Run the first model and the others on all samples.
+
+    watch: shown every batch, and where in it the predictions of the first model and another differ.
 
     Returns the first batch, how each of the others compares with the first, and the number of samples; raises
     UsageError where there are none.
@@ -86,7 +105,7 @@ def run_all(
         first = first or batch
         original = run_padded(runners[0], batch, None, size)
         for runner, comparison in zip(runners[1:], comparisons, strict=True):
-            comparison.add(original, run_padded(runner, batch, None, size), batch.names, batch.labels)
+            watch(batch, comparison.add(original, run_padded(runner, batch, None, size), batch.names, batch.labels))
         seen += batch.count
         hooks.progress("compare", seen, dataset.count)
     if first is None:

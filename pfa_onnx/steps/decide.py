@@ -16,6 +16,7 @@ from pfa_onnx.graph.plan import legalise, settle
 from pfa_onnx.graph.planned import Planned
 from pfa_onnx.graph.streams import residual_sums
 from pfa_onnx.graph.trace import Trace, Traced
+from pfa_onnx.nearest import did_you_mean
 from pfa_onnx.options import DataOptions, Hooks, PlanOptions
 from pfa_onnx.recipe import Coupling, Floats, Ints, Layer, Method, Reason, Wish
 from pfa_onnx.responses import PAPER, Responses
@@ -184,10 +185,9 @@ class Decider:
     def _left_out(self) -> dict[str, Reason]:
         layers = self.measured.layers
         found: dict[str, Reason] = {}
-        for pattern in self.options.include:
-            _matching(pattern, layers, "--include")
+        among = {t.layer.output for p in self.options.include for t in _matching(p, layers, "--include")}
         for traced in layers:
-            if self.options.include and not any(_matches(traced, p) for p in self.options.include):
+            if self.options.include and traced.layer.output not in among:
                 found[traced.layer.output] = Reason("is not among --include", traced.layer.node)
         for pattern in self.options.exclude:
             for traced in _matching(pattern, layers, "--exclude"):
@@ -304,14 +304,24 @@ class Decider:
         return replace(method, tau=float(steps[low]))
 
 
-def _matches(traced: Traced, pattern: str) -> bool:
+def _names(traced: Traced) -> tuple[str, str, str]:
     layer = traced.layer
-    return any(fnmatchcase(name, pattern) for name in (layer.node, layer.output, layer.weight))
+    return layer.node, layer.output, layer.weight
 
 
 def _matching(pattern: str, layers: tuple[Traced, ...], flag: str) -> list[Traced]:
-    found = [traced for traced in layers if _matches(traced, pattern)]
+    found = [traced for traced in layers if any(fnmatchcase(name, pattern) for name in _names(traced))]
     if not found:
-        example = f"names look like '{layers[0].layer.node}'; " if layers else ""
-        raise UsageError(f"{flag} '{pattern}' matches no layer", fix=f"{example}list them with `pfa-onnx analyze -v`")
+        fix = f"{_meant(pattern, layers)}; list them with `pfa-onnx inspect MODEL -v`"
+        raise UsageError(f"{flag} '{pattern}' matches no layer", fix=fix)
     return found
+
+
+def _meant(pattern: str, layers: tuple[Traced, ...]) -> str:
+    """Return what may have been meant by a pattern that matches nothing."""
+    inside = f"*{pattern.strip('*')}*"
+    count = sum(any(fnmatchcase(name, inside) for name in _names(traced)) for traced in layers)
+    if count and pattern.strip("*"):  # a name that is only a part of the layers' names
+        return f"did you mean '{inside}', which matches {count} of {len(layers)}?"
+    example = f"names look like '{layers[0].layer.node}'" if layers else "there is none"
+    return did_you_mean(pattern, [traced.layer.node for traced in layers]) or example

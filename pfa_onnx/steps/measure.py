@@ -16,7 +16,6 @@ from pfa_onnx.graph.model import Graph, files_size
 from pfa_onnx.graph.norms import operands_of
 from pfa_onnx.graph.ops.refusals import way_out
 from pfa_onnx.graph.streams import residual_sums
-from pfa_onnx.graph.taps import probe
 from pfa_onnx.graph.trace import Traced, Tracer
 from pfa_onnx.options import DataOptions, Hooks
 from pfa_onnx.recipe import Reason, Size
@@ -32,11 +31,9 @@ from pfa_onnx.stats.store import Each, in_threads
 from pfa_onnx.steps.calibration import Calibration
 from pfa_onnx.steps.onepass import OnePass, keep
 from pfa_onnx.steps.resume import Checkpoints, refuse_other, refuse_other_responses
-from pfa_onnx.steps.serialized import load_runner
+from pfa_onnx.steps.shapes import shape_learner, without_data
 
 Array = npt.NDArray[Any]
-
-ORDINARY = 224  # an extent that most image models accept
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +184,9 @@ def glimpse(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
     Without any data the shapes are learned from zeros; nothing is measured or proven with them.
     """
     if options.data is None:
-        kept, info = _zeros(graph), None
+        learned = without_data(graph)
+        shapes, probed, info = learned.shapes, learned.samples, None
+        kept: dict[str, Array] = {}
     else:
         dataset = open_dataset(graph, options)
         size = batch_size_for(graph.inputs, options.batch_size, options.providers)
@@ -197,17 +196,9 @@ def glimpse(graph: Graph, options: DataOptions, hooks: Hooks) -> Measured:
         report_skipped(dataset.skipped, hooks)
         kept = keep(first)
         info = DataInfo(dataset.source, len(next(iter(kept.values()))), prepared_by(dataset), "cpu", size)
-    shapes, probed = learn_shapes(graph, kept)
-    stats = StatsFile(graph.sha256, "", 0, "cpu", {}, kept if info else {}, {})
+        shapes, probed = learn_shapes(graph, kept)
+    stats = StatsFile(graph.sha256, "", 0, "cpu", {}, kept, {})
     return Measured(graph, shapes, probed, find_layers(graph, shapes), {}, stats, info)
-
-
-def _zeros(graph: Graph) -> dict[str, Array]:
-    """Return inputs of the declared shapes; a dynamic batch is 1, any other dynamic extent an ordinary size."""
-    return {
-        spec.name: np.zeros([n or (1 if k == 0 else ORDINARY) for k, n in enumerate(spec.shape)], spec.dtype)
-        for spec in graph.inputs
-    }
 
 
 def open_dataset(graph: Graph, options: DataOptions, each: Each = in_threads) -> Dataset:
@@ -232,12 +223,7 @@ def prepared_by(dataset: Dataset) -> dict[str, Any]:
 def learn_shapes(graph: Graph, inputs: Mapping[str, Array]) -> tuple[dict[str, tuple[int, ...]], int]:
     """Learn the concrete shape of every tensor from a real sample; they are never written to a file."""
     count = fixed_batch(graph.inputs) or 1
-    feeds = {name: _rows(array, count) for name, array in inputs.items()}
-    proto, wanted = probe(graph)
-    found = load_runner(proto, graph, "cpu", early_shapes=True).run(feeds, list(wanted))
-    shapes = {wanted[tap]: tuple(int(n) for n in shape) for tap, shape in found.items()}
-    shapes.update({name: tuple(array.shape) for name, array in feeds.items()})
-    return shapes, count
+    return shape_learner(graph)({name: _rows(array, count) for name, array in inputs.items()}), count
 
 
 def find_layers(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> tuple[Traced, ...]:

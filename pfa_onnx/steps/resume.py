@@ -8,6 +8,7 @@ from pathlib import Path
 from pfa_onnx.errors import StatsError
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.options import Hooks
+from pfa_onnx.replacing import remove_leftovers
 from pfa_onnx.responses import Responses
 from pfa_onnx.stats.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfa_onnx.stats.data import Dataset
@@ -44,8 +45,9 @@ class Checkpoints:
         self._next = now + max(SECONDS, SHARE * (now - start))
 
     def done(self) -> None:
-        """Remove it: the whole statistics are there."""
+        """Remove it, and what killed runs left of it: the whole statistics are there."""
         self.path.unlink(missing_ok=True)
+        remove_leftovers(self.path)
 
     def interrupted(self, hooks: Hooks) -> None:
         """Say how to go on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import onnx
@@ -14,6 +14,7 @@ from pfa_onnx.errors import UsageError
 from pfa_onnx.graph import protos
 from pfa_onnx.graph.external import unmap_all
 from pfa_onnx.graph.model import Graph
+from pfa_onnx.replacing import scratch_folder
 from pfa_onnx.stats.session import Providers, Runner
 
 # While a session starts, a model that is given as bytes is in memory three times: as bytes, parsed, and prepared.
@@ -46,18 +47,18 @@ def _source(model: onnx.ModelProto | ir.Model, graph: Graph) -> Iterator[bytes |
         del model
         yield content
         return
-    with tempfile.TemporaryDirectory(prefix="pfa-onnx-") as folder:
-        path = Path(folder) / "model.onnx"
-        written = protos.from_proto(model) if isinstance(model, onnx.ModelProto) else model
-        del model
-        if graph.directory is not None:
-            ir.external_data.set_base_dir(written.graph, graph.directory)
+    written = protos.from_proto(model) if isinstance(model, onnx.ModelProto) else model
+    del model
+    if graph.directory is not None:
+        ir.external_data.set_base_dir(written.graph, graph.directory)
+    with ExitStack() as stack:
         try:
+            path = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()) / "pfa-onnx")) / "model.onnx"
             protos.save(written, path, "model.data")
         except OSError as error:
             raise UsageError(
                 f"cannot write a temporary copy of the model: {error.strerror or error}",
-                at=tempfile.gettempdir(),
+                at=tempfile.tempdir,
                 fix="free some space there, or set TMPDIR to a folder with more",
             ) from None
         del written

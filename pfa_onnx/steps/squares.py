@@ -33,7 +33,7 @@ class InputSquares:
         for output, tap in self.taps.items():
             rows = found[tap].astype(np.float64)
             if not np.isfinite(rows).all():
-                fix = "look for NaN in the inputs, or choose another --select"
+                fix = "look for NaN and infinity in inputs and weights, or choose another --select"
                 raise DataError("the squares of what this layer reads are not finite", at=output, fix=fix)
             self.sums[output] += rows.sum(axis=0) * (count / max(len(rows), 1))
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from pfa_onnx.errors import ProofError, TargetError, UsageError
 from pfa_onnx.graph.model import Graph, files_size
 from pfa_onnx.options import DataOptions, Hooks, PlanOptions
 from pfa_onnx.recipe import Method, Select, Size
-from pfa_onnx.results import Repair
+from pfa_onnx.results import ModelInfo, Repair
 from pfa_onnx.steps.apply import check_target, cut_copy, size_after, write
 from pfa_onnx.steps.compare import all_metrics
 from pfa_onnx.steps.decide import Decider, Decision
 from pfa_onnx.steps.embedded import embed_recipe
 from pfa_onnx.steps.judge import Judge
-from pfa_onnx.steps.measure import Measured, with_eigenvalues, without_covariances
+from pfa_onnx.steps.measure import Measured, describe_model, with_eigenvalues, without_covariances
 from pfa_onnx.steps.nothing import refuse_if_nothing_can_go, warn_if_nothing_goes
 from pfa_onnx.steps.prove import prove as prove_cut
 from pfa_onnx.steps.repair import repaired_copy
 from pfa_onnx.steps.serialized import load_runner
 from pfa_onnx.steps.variants import with_what_is_needed
-from pfa_onnx.tradeoff import Missed, Point, Values
+from pfa_onnx.tradeoff import Missed, Point, Swept, Values
 
 GRID: tuple[tuple[str, float | None], ...] = (
     ("kl", None),
@@ -53,8 +54,14 @@ def short(method: Method) -> str:
     return method.name if field is None else f"{method.name}-{getattr(method, field):g}"
 
 
-def refuse_grid(methods: Sequence[Method], plan: PlanOptions, data: DataOptions) -> DataOptions:
+def refuse_grid(
+    methods: Sequence[Method], plan: PlanOptions, data: DataOptions, check_data: object = None
+) -> DataOptions:
     """Return the options that measure what all methods decide by; raises UsageError for what cannot be swept."""
+    if data.data is None and check_data is None:
+        raise UsageError(
+            "the points are compared on inputs, which statistics do not hold", fix="add --data, or --check-data"
+        )
     if not methods:
         raise UsageError("there is nothing to sweep", fix="name some methods, or none for the default grid")
     twins = {method for method in methods if methods.count(method) > 1}
@@ -112,10 +119,9 @@ def decide_all(
 
 @dataclass(frozen=True, eq=False)
 class Sweeper:
-    """Makes a point of a decision. original: what the model costs; folder: where models are written, if anywhere."""
+    """Makes a point of every decision. folder: where models are written, if anywhere."""
 
     measured: Measured
-    original: Size
     judge: Judge
     data: DataOptions
     repair: bool
@@ -124,13 +130,28 @@ class Sweeper:
     hooks: Hooks
     clock: Clock
 
-    def points(self, recipes: Sequence[tuple[Method, Decision]]) -> Iterator[Point | Missed]:
+    def run(self, decided: Decided, each: Callable[[Swept], None] | None) -> Swept:
+        """Return all points; each: told what there is after every one of them."""
+        whole, channels = self._whole, sum(traced.layer.channels for traced in self.measured.layers)
+        on, of = self.judge.data, self.judge.of
+        found = Swept(whole, self.measured.data, on, of, channels, (), decided.missed, self.repair, complete=False)
+        for one in self._points(decided.recipes):
+            found = found.plus(one)
+            if each is not None:
+                each(found)
+        return replace(found, complete=True)
+
+    @cached_property
+    def _whole(self) -> ModelInfo:
+        return describe_model(self.measured.graph, self.measured.shapes, self.measured.probed)
+
+    def _points(self, recipes: Sequence[tuple[Method, Decision]]) -> Iterator[Point | Missed]:
         """Yield a point for each recipe, or why there is none: a cut that is not proven is none."""
         for number, (method, decision) in enumerate(recipes, 1):
             try:
                 yield self._point(method, decision)
             except ProofError as error:
-                yield Missed(method, f"the proof failed: {error.what}")
+                yield Missed(method, f"the proof failed: {error.what}", broken=True)
             self.hooks.progress("sweep", number, len(recipes))
 
     def _point(self, method: Method, decision: Decision) -> Point:
@@ -175,7 +196,7 @@ class Sweeper:
             found = self.judge.closeness(runner)
         with self.clock("latency"):
             timed = self.judge.timed(runner) if latency else None
-        return all_metrics(found, self.original, size, timed)
+        return all_metrics(found, self._whole.size, size, timed)
 
     def _written(self, small: Graph, method: Method, *, unchanged: bool) -> tuple[Path | None, int | None]:
         if self.folder is None:

@@ -117,7 +117,7 @@ class Trainer:
         if not torch.isfinite(loss):
             where = self.student.first_not_finite(feeds) or "the loss itself"
             raise TrainingError(
-                f"the loss is {float(loss):g} in {at}",
+                f"the loss is {loss.item():g} in {at}",
                 at=where,
                 fix=f"train with a lower --rate than {self.chosen.highest:g}",
             )
@@ -139,10 +139,8 @@ class Trainer:
 
     def _placed(self, feeds: dict[str, Tensor]) -> dict[str, Tensor]:
         """Bring inputs to where the model is, in the order of elements that convolutions like."""
-        return {
-            name: tensor.to(self.device, memory_format=torch.channels_last if tensor.ndim == 4 else torch.preserve_format)
-            for name, tensor in feeds.items()
-        }
+        orders = {name: torch.channels_last if t.ndim == 4 else torch.preserve_format for name, t in feeds.items()}
+        return {name: tensor.to(self.device, memory_format=orders[name]) for name, tensor in feeds.items()}
 
     def _loss(self, feeds: dict[str, Tensor], batch: Batch) -> Tensor:
         with torch.autocast(self.device.type, self._half, enabled=self._half is not None):

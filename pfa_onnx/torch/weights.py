@@ -26,7 +26,8 @@ class Weights:
     """What training changes.
 
     parameters: names of initializers (or outputs of Constant nodes), in the order in which they are read first.
-    statistics: running means and variances that one BatchNormalization alone reads; shared ones stay as they are.
+    statistics: running means and variances that one BatchNormalization alone reads. Shared ones stay as they are, and
+    so does a weight that is one of them, too: exporters store once what happens to be equal.
     made: values that are computed from parameters alone.
     """
 
@@ -37,7 +38,7 @@ class Weights:
 
 def find_weights(graph: Graph) -> Weights:
     """Find them; the graph is not changed."""
-    widths = _widths(graph)
+    widths, running = _widths(graph), _running(graph)
     parameters: dict[str, None] = {}
     touched: set[str] = set()  # values that weights had a part in
     for node in graph.nodes:
@@ -46,12 +47,12 @@ def find_weights(graph: Graph) -> Weights:
         for index in _trained(graph, node, entry, widths, touched):
             value = node.inputs[index]
             assert value is not None
-            found = dict.fromkeys(_roots(graph, value))
+            found = {root: None for root in _roots(graph, value) if root not in running}
             parameters |= found
             reads |= found.keys()
         if not reads.isdisjoint(touched) or not reads.isdisjoint(parameters):
             touched |= {str(v.name) for v in node.outputs}
-    statistics = tuple(name for name in _statistics(graph) if name not in parameters)
+    statistics = tuple(name for name, readers in running.items() if readers == 1)
     return Weights(tuple(parameters), statistics, frozenset(_made_of(graph, {*parameters, *statistics})))
 
 
@@ -100,7 +101,8 @@ def _roots(graph: Graph, value: ir.Value) -> Iterator[str]:
         yield str(value.name)
 
 
-def _statistics(graph: Graph) -> Iterator[str]:
+def _running(graph: Graph) -> dict[str, int]:
+    """Return every running mean and variance, and by how many nodes it is read as such."""
     read: dict[str, int] = {}
     for node in graph.nodes:
         if node.op_type == "BatchNormalization":
@@ -108,9 +110,7 @@ def _statistics(graph: Graph) -> Iterator[str]:
                 value = _unnamed(node.inputs[index])
                 if value is not None and value.is_initializer():
                     read[str(value.name)] = read.get(str(value.name), 0) + 1
-    for name, count in read.items():
-        if count == 1:
-            yield name
+    return read
 
 
 def _unnamed(value: ir.Value | None) -> ir.Value | None:

@@ -1,6 +1,6 @@
 """Train the pruned sample network on in Flax (JAX): the weights leave the ONNX file and return to it by name.
 
-    pip install jax flax optax onnx
+    pip install jax "flax>=0.12" optax onnx Pillow
     python tests/examples/flax_fashion.py small.onnx IMAGES tuned.onnx     # IMAGES: one folder for each class
 
 Pruning keeps the names of all initializers, so a module whose attributes are called as in the file needs no table of
@@ -55,7 +55,11 @@ class Residual(nnx.Module):
 
 
 class FashionNet(nnx.Module):
-    """`sample_models/train.py` in Flax, of any widths. Pictures are [N, H, W, C] here, [N, C, H, W] in the file."""
+    """`sample_models/train.py` in Flax, of any widths.
+
+    Pictures are [N, H, W, C] here and [N, C, H, W] in the file. A network that flattens them before a `Linear` has to
+    transpose them back first.
+    """
 
     def __init__(self, shapes: Shapes, rngs: nnx.Rngs) -> None:
         self.normalise = nnx.BatchNorm(1, momentum=0.9, epsilon=1e-5, rngs=rngs)

@@ -61,6 +61,14 @@ def test_stats_never_imports(module):
     assert importers_of(module, "stats") == set()
 
 
+def test_only_its_own_package_imports_torch():
+    assert {name for name in importers_of("torch") if not name.startswith("torch/")} == set()
+
+
+def test_the_bridge_is_loaded_only_when_it_is_asked_for():
+    assert importers_of("pfa_onnx.torch", "") - set(importers_of("pfa_onnx.torch", "torch")) == {"pipeline.py"}
+
+
 def test_only_the_command_line_is_imported_by_nothing_else():
     assert {name for name in importers_of("pfa_onnx.cli") if not name.startswith(("cli", "__main__"))} == set()
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", minversion="2.4")
 
 import pfa_onnx  # noqa: E402
 from pfa_onnx import DataOptions, Hooks, Method, Training  # noqa: E402
@@ -19,7 +19,7 @@ from pfa_onnx.errors import DataError, ModelError, StatsError, TrainingError, Us
 
 SAMPLE = Path(__file__).parents[2] / "sample_models" / "fashion"
 MODEL, IMAGES = SAMPLE / "model.onnx", SAMPLE / "images"
-QUICK = Training(epochs=2, augment=())
+QUICK = Training(epochs=2, rate=1e-3, augment=())
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", minversion="2.4")
+
+from networks import NETWORKS, feeds  # noqa: E402
 
 import pfa_onnx.torch as pt  # noqa: E402
-from networks import NETWORKS, feeds  # noqa: E402
 from pfa_onnx.errors import ModelError, UsageError  # noqa: E402
 from pfa_onnx.graph.model import load  # noqa: E402
 from pfa_onnx.torch.module import OnnxModule  # noqa: E402
@@ -197,6 +198,16 @@ def test_statistics_that_two_layers_share_stay(small, image):
     module(image)
     module.eval()
     np.testing.assert_allclose(module(image).detach().numpy(), run(small, {"image": image})["scores"], atol=1e-5)
+
+
+def test_a_bias_that_is_stored_as_a_running_mean_is_not_trained(small, image):
+    """Exporters store once what is equal, and both begin as zeros."""
+    proto = onnx.load(small)
+    next(node for node in proto.graph.node if node.op_type == "BatchNormalization").input[2] = "mean"
+    onnx.save(proto, small)
+    module = pt.load(small).train()
+    assert "mean" not in dict(module.named_parameters())
+    module(image).sum().backward()
 
 
 def test_dropout_drops_only_in_training(tmp_path):

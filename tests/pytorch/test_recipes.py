@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", minversion="2.4")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 

@@ -6,8 +6,24 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from pfa_onnx.recipe import Method, Proof, Reason, Size
-from pfa_onnx.results import Changed, CheckReport, DataInfo, Gate, LayerResult, ModelInfo, Report
+from pfa_onnx.results import (
+    Changed,
+    CheckReport,
+    Cost,
+    DataInfo,
+    Details,
+    Gate,
+    LayerDetails,
+    LayerResult,
+    ModelInfo,
+    Picture,
+    Report,
+)
+from pfa_onnx.steps.details import small_matrix
+from pfa_onnx.steps.pictures import thumbnail
 
 MODEL = ModelInfo("model.onnx", "9c07" * 16, 17, Size(11_689_512, 1_819_066_368, 46_800_000))
 SMALL = Size(7_900_000, 1_210_000_000, 31_400_000)
@@ -98,4 +114,36 @@ ATTACK = Report(
     ),
     None,
     warnings=(HOSTILE,),
+)
+
+
+# what only pages show
+
+
+def with_details(report, side=128):
+    """The report with matrices and costs that look like those of a network."""
+    random = np.random.default_rng(0)
+    layers = {}
+    for one in report.layers:
+        matrix = random.uniform(size=(one.channels, one.channels))
+        gone = sorted(set(range(one.channels)) - set(one.keep))
+        order = np.array([*gone, *one.keep])
+        layers[one.output] = LayerDetails(
+            tuple(order.tolist()), len(one.keep), small_matrix((matrix + matrix.T) / 2, order, side)
+        )
+    size = report.model.size
+    costs = tuple(Cost(tau, round(size.params * tau**3), round(size.macs * tau**4)) for tau in (0.5, 0.8, 0.95, 1.0))
+    return replace(report, details=Details(layers, costs))
+
+
+DETAILED = with_details(ANALYZED)
+PNG = thumbnail({"x": np.linspace(0, 1, 3 * 32 * 24, dtype=np.float32).reshape(3, 32, 24)}, {})
+PICTURED = replace(
+    CHECKED,
+    pictures=(
+        Picture("val/00000.jpg", "cat", "dog", "cat", PNG),
+        Picture("val/00001.jpg", "cat", "dog", "dog", PNG),
+        Picture("val/00002.jpg", "cat", "dog", "fox", PNG),
+        Picture(HOSTILE, HOSTILE, "1", None, PNG),
+    ),
 )

@@ -6,16 +6,15 @@ import json
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from report.handmade import ANALYZED, ATTACK, CHECKED, HOSTILE, LAYERS, PASSED, PRUNED, layer
+from report.handmade import ANALYZED, ATTACK, CHECKED, LAYERS, PASSED, PRUNED, layer
 
 from pfa_onnx import __version__
 from pfa_onnx.errors import StatsError
 from pfa_onnx.recipe import Method
-from pfa_onnx.report import as_json, html, markdown
+from pfa_onnx.report import as_json, markdown
 from pfa_onnx.steps.replay import parse_recipe
 
 ALL = {"analyze": ANALYZED, "prune": PRUNED, "check": CHECKED, "attack": ATTACK}
@@ -181,81 +180,3 @@ def test_markdown_shows_hostile_names_as_they_are():
     assert not re.search(r"(?<!\\)<", outside)
     assert "@" not in outside
     assert "\x1b" not in rendered
-
-
-# --- HTML ---
-
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Fails on tags that do not match; collects what a browser would do."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.buttons, self.data = [], [], [], {}
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.tags.append((tag, values))
-        if tag == "button":
-            self.buttons.append(values)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open:
-            self.data[self.open[-1]] = self.data.get(self.open[-1], "") + data
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_page_is_well_formed_and_asks_nothing_of_the_network(name):
-    rendered = html.render(ALL[name])
-    page = Page(rendered)
-    assert not {"link", "img", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
-    assert not [values for _, values in page.tags if {"src", "href", "onerror", "onclick"} & set(values)]
-    assert "http" not in re.sub(r'http-equiv="|"http://www.w3.org/2000/svg"', "", rendered)
-    assert ("meta", {"charset": "utf-8"}) in page.tags
-
-
-@pytest.mark.parametrize("name", ["analyze", "prune", "attack"])
-def test_every_layer_is_a_button_that_opens_its_spectrum(name):
-    rendered = html.render(ALL[name])
-    page = Page(rendered)
-    panels = {values["id"] for _, values in page.tags if "spectrum" in values.get("class", "")}
-    assert [button["aria-controls"] for button in page.buttons] == [
-        f"spectrum-{index}" for index in range(len(ALL[name].layers))
-    ]
-    assert {button["aria-controls"] for button in page.buttons} == panels
-    curves = json.loads(re.search(r'id="curves">(.*?)</script>', rendered)[1])
-    assert set(curves) == {button["data-layer"] for button in page.buttons}
-
-
-def test_curves_end_with_all_of_the_energy_and_stay_small():
-    curves = json.loads(re.search(r'id="curves">(.*?)</script>', html.render(ANALYZED))[1])
-    assert curves["4"]["points"][-1] == [1000, 1.0]
-    assert len(curves["4"]["points"]) == 128
-    assert curves["3"]["points"][0] == [1, 1.0]
-    assert (curves["0"]["channels"], curves["0"]["keep"], curves["0"]["asked"]) == (64, 46, 40)
-
-
-def test_hostile_names_are_text():
-    rendered = html.render(ATTACK)
-    assert HOSTILE not in rendered
-    assert "<img" not in rendered
-    assert rendered.count("</script>") == 2
-    assert "&lt;img src=x" in rendered
-
-
-def test_bars_add_up():
-    rendered = html.render(ANALYZED)
-    bars = re.findall(r'<span class="bar"[^>]*>(.*?)</span>', rendered)
-    totals = [sum(map(int, re.findall(r"flex-grow:(\d+)", found))) for found in bars]
-    assert totals == [layer.channels for layer in LAYERS]
-    assert '<i class="kept" style="flex-grow:400"></i><i class="held" style="flex-grow:600"></i>' in rendered

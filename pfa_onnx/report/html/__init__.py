@@ -1,7 +1,8 @@
 """Results as one HTML page that opens offline: everything is inside the file, and nothing is fetched.
 
-page: the skeleton, for any report. parts: text, tables and cards as HTML. pruned, layers and checked: what `analyze`,
-`prune` and `check` show. curves: what the scripts draw, as data. Style and scripts lie in report/assets.
+page: the skeleton, for any report. parts: text, tables and cards as HTML. verbs: the sections of `analyze`, `prune`
+and `check`; layers, causes and gallery: their bars, colours and pictures. curves: what the scripts draw, as data.
+Style and scripts lie in report/assets.
 
 Charts are drawn by Observable Plot (and D3, which it stands on): SVG, so that they print sharp, take their colours from
 the page's style in light and dark, and their text is text; marks are put together instead of chosen from a list, so

@@ -13,7 +13,7 @@ from pfa_onnx.report.html.parts import text
 # no script and no style but those in the file, no picture but data: addresses, no connection at all
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 CHARTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "base.js")
-STYLES = ("page.css", "charts.css", "print.css")
+STYLES = ("page.css", "charts.css", "tradeoff.css", "print.css")
 
 
 def page(title: str, body: Iterable[str], data: Mapping[str, object] | None = None, *scripts: str) -> str:

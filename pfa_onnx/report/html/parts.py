@@ -19,7 +19,7 @@ def header(verb: str, title: str, verdict: str, facts: Iterable[str], *, kind: s
     """Yield the top of a page: what was asked, of what, and the answer. kind: "passed" or "failed"."""
     yield "<header>"
     yield f'<p class="verb">pfa-onnx {text(verb)}</p>'
-    yield f"<h1>{text(title)}</h1>"
+    yield f"<h1>{text(title).replace('/', '/<wbr>')}</h1>"
     yield f'<p class="verdict {kind}">{text(verdict)}</p>'
     for fact in facts:
         yield f'<p class="fact">{text(fact)}</p>'
@@ -58,10 +58,14 @@ def _card(card: Card) -> str:
     if card.share is not None:
         width = 100 * min(max(card.share, 0.0), 1.0)
         lines.append(f'<dd class="meter" aria-hidden="true"><i style="width:{width:.1f}%"></i></dd>')
-    if card.change or card.was:
-        was = f"from {text(card.was)}" if card.was else ""
-        lines.append(f'<dd class="small"><b>{text(card.change)}</b> {was}</dd>')
+    small = [f"<b>{text(card.change)}</b>"] * bool(card.change) + [f"from {_whole(card.was)}"] * bool(card.was)
+    lines += [f'<dd class="small">{" ".join(small)}</dd>'] * bool(small)
     return "".join(lines) + "</div>"
+
+
+def _whole(number: str) -> str:
+    """Return a number that does not part from its unit at the end of a line."""
+    return text(number).replace(" ", "&nbsp;")
 
 
 def warnings(found: Iterable[str]) -> Iterator[str]:
@@ -70,29 +74,34 @@ def warnings(found: Iterable[str]) -> Iterator[str]:
         yield f'<p class="warning">warning: {text(warning)}</p>'
 
 
-def table(shown: Table, caption: str = "", marks: Sequence[str] = ()) -> str:
-    """Return a table, in a box that scrolls by itself. marks: for each row, HTML that stands before its first cell."""
+def table(shown: Table, caption: str, marks: Sequence[str] = (), rows: Sequence[str] = ()) -> str:
+    """Return a table, in a box that scrolls by itself.
+
+    caption: what it is, for those who do not see where it stands. marks: for each row, HTML that stands before its
+    first cell; rows: for each row, its class.
+    """
     kinds = [_kind(column) for column in shown.columns]
     head = "".join(
         f'<th scope="col" class="{kind}">{text(column.title)}</th>'
         for kind, column in zip(kinds, shown.columns, strict=True)
     )
+    none = [""] * len(shown.rows)
     body = "\n".join(
-        f"<tr>{_cells(row, kinds, mark)}</tr>"
-        for row, mark in zip(shown.rows, marks or [""] * len(shown.rows), strict=True)
+        f'<tr class="{row}">{_cells(cells, kinds, mark)}</tr>' if row else f"<tr>{_cells(cells, kinds, mark)}</tr>"
+        for cells, mark, row in zip(shown.rows, marks or none, rows or none, strict=True)
     )
-    title = f"<caption>{text(caption)}</caption>" if caption else ""
-    label = f' role="region" aria-label="{text(caption)}"' if caption else ""
     more = f'<p class="note">... {shown.more:,} more</p>' if shown.more else ""
     return (
-        f'<div class="scroll" tabindex="0"{label}><table>{title}\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}">'
+        f"<table><caption>{text(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody>\n</table></div>{more}"
     )
 
 
-def folded(summary: str, content: str) -> str:
-    """Return content that is there when it is asked for."""
-    return f'<details class="folded"><summary>{text(summary)}</summary>\n{content}\n</details>'
+def folded(summary: str, content: str, *, printed: bool = False) -> str:
+    """Return content that is there when it is asked for; printed: and on paper."""
+    kind = "folded printed" if printed else "folded"
+    return f'<details class="{kind}"><summary>{text(summary)}</summary>\n{content}\n</details>'
 
 
 def _kind(column: Column) -> str:

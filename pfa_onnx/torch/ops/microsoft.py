@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pfa_onnx.errors import ModelError
 from pfa_onnx.torch.ops.attention import attend, heads, joined
 from pfa_onnx.torch.ops.contraction import conv, gemm
 from pfa_onnx.torch.ops.normalization import layer_norm, rms_norm
@@ -198,6 +199,12 @@ def _mix(n: Node) -> Callable[..., Tensor]:
     barred = float(n.attribute("mask_filter_value", -10000.0))
 
     def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, extra: Tensor | None) -> Tensor:
+        if causal and q.shape[2] != k.shape[2]:
+            raise ModelError(
+                f"causal attention of {q.shape[2]} queries over {k.shape[2]} keys is not made here",
+                at=str(n.node.name or n.node.outputs[0].name),
+                fix="fine-tune in the framework that the model came from",
+            )
         if mask is not None:
             allowed = _allowed(mask, q.shape[0], k.shape[2])
             bias = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, barred)

@@ -55,7 +55,7 @@ def upsample(n: Node) -> Function:
     mode = str(n.attribute("mode", "nearest"))
     fixed = n.attribute("scales") if n.opset < 9 else _floats(n, 1)
     way = Way("linear" if mode in {"linear", "bilinear"} else "nearest")
-    return _resizer(way, lambda x, scales=None: _scaled(x, fixed or scales.tolist(), range(x.ndim)))
+    return _resizer(way, lambda x, scales=None: _scaled(x, _read(fixed, scales), range(x.ndim)))
 
 
 @operator("Resize", host=(1, 2, 3))
@@ -63,7 +63,7 @@ def resize(n: Node) -> Function:
     mode = str(n.attribute("mode", "nearest"))
     if n.opset < 11:
         fixed = _floats(n, 1)
-        return _resizer(Way(mode), lambda x, scales: _scaled(x, fixed or scales.tolist(), range(x.ndim)))
+        return _resizer(Way(mode), lambda x, scales: _scaled(x, _read(fixed, scales), range(x.ndim)))
     way = Way(
         mode,
         str(n.attribute("coordinate_transformation_mode", "half_pixel")),
@@ -85,9 +85,9 @@ def _planner(n: Node) -> Callable[..., Plan]:
     def plan(x: Tensor, roi: Any, given: Tensor | None = None, wanted: Tensor | None = None) -> Plan:
         del roi
         axes = [axis % x.ndim for axis in chosen] if chosen else range(x.ndim)
-        if found := scales or ([] if given is None else given.tolist()):
+        if found := _read(scales, given):
             return _scaled(x, found, axes)
-        return _sized(x, sizes or ([] if wanted is None else wanted.tolist()), axes, policy)
+        return _sized(x, _read(sizes, wanted), axes, policy)
 
     return plan
 
@@ -95,6 +95,11 @@ def _planner(n: Node) -> Callable[..., Plan]:
 def _floats(n: Node, index: int) -> list[float] | None:
     found = n.constant(index)
     return None if found is None else [float(v) for v in found.ravel()]
+
+
+def _read(settled: Sequence[Any] | None, given: Tensor | None) -> Sequence[Any]:
+    """Return numbers that the graph settles, or that are computed for every batch."""
+    return settled if settled is not None else [] if given is None else given.tolist()
 
 
 def _scaled(x: Tensor, scales: Sequence[float], axes: Sequence[int]) -> Plan:

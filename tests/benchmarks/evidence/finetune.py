@@ -2,17 +2,16 @@
 
     python tests/benchmarks/evidence/finetune.py             # after train.py; results go to FOLDER/finetune.json
 
-The pruned file goes back into PyTorch: its weights, in the order of its nodes, into the modules of the original
-network, in the order in which they run; both must answer the same. Then it is trained with labels for two epochs at a
-tenth of the original's rate: sliced as the paper does it, and repaired, with the channels that repair chooses.
-"scratch" draws the weights of the same smaller network anew and trains it at the original's rate: as short, and for as
-many epochs as the original had. Seeds draw the weights and order the images.
+The pruned file is trained as a PyTorch module (`pfa_onnx.torch.load`). "trained": with labels, for two epochs at a
+tenth of the original's rate; sliced as the paper does it, and repaired, with the channels that repair chooses.
+"distilled": `pfa-onnx finetune` for two epochs over the training images, without labels. "scratch": the same smaller
+network with weights drawn anew, at the original's rate, as short and for as many epochs as the original had. Seeds
+draw the weights and order the images. All trainings start from the same files, so that their footprints are equal.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import json
 import sys
@@ -24,102 +23,73 @@ from typing import Any
 
 import dataset
 import evaluate
-import networks
 import numpy as np
-import onnx
-import onnxruntime as ort
 import tables
 import torch
 import train
-from onnx import numpy_helper
-from torch import nn
+
+import pfa_onnx
+import pfa_onnx.torch
 
 RECIPES = ("--kl", "--params 0.7", "--params 0.35")
-COLUMNS = ("sliced, trained", "repaired, trained", "scratch, as short", "scratch, as long as the original")
+DISTILLED = "repaired, distilled"
+COLUMNS = (DISTILLED, "repaired, trained", "scratch, as short", "sliced, trained", "scratch, as long as the original")
 EPOCHS = 2  # of a short training
-_KINDS = {"Conv": nn.Conv2d, "Gemm": nn.Linear, "BatchNormalization": nn.BatchNorm2d}
 
 
-def module_of(name: str, path: Path, example: np.ndarray) -> nn.Module:
-    """Return the network with the weights of a pruned file; raises AssertionError unless both answer the same."""
-    model = networks.build(name).eval()
-    ran: list[nn.Module] = []
-    hooks = [
-        m.register_forward_hook(lambda m, *_: ran.append(m))
-        for m in model.modules()
-        if isinstance(m, tuple(_KINDS.values()))
-    ]
-    model(torch.from_numpy(example[:1]))
-    for hook in hooks:
-        hook.remove()
-    graph = onnx.load(path).graph
-    weights = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
-    for node in graph.node:  # what is equal, exporters store once
-        if node.op_type == "Identity" and node.input[0] in weights:
-            weights[node.output[0]] = weights[node.input[0]].clone()
-    nodes = [node for node in graph.node if node.op_type in _KINDS]
-    assert len(nodes) == len(ran)
-    for node, module in zip(nodes, ran, strict=True):
-        assert isinstance(module, _KINDS[node.op_type])
-        _fill(module, [weights[n] for n in node.input[1:]])
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    expected = session.run(None, {graph.input[0].name: example[:8]})[0]
-    with torch.no_grad():
-        assert np.allclose(model(torch.from_numpy(example[:8])).numpy(), expected, atol=1e-3)
-    return model
-
-
-def _fill(module: nn.Module, given: list[torch.Tensor]) -> None:
-    module.weight = nn.Parameter(given[0])
-    module.bias = nn.Parameter(given[1]) if len(given) > 1 else None
-    if isinstance(module, nn.BatchNorm2d):
-        module.num_features = len(given[0])
-        module.running_mean, module.running_var = given[2], given[3]
-    elif isinstance(module, nn.Conv2d):
-        module.out_channels, module.in_channels = given[0].shape[0], given[0].shape[1] * module.groups
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = given[0].shape
-
-
-def _anew(model: nn.Module, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, tuple(_KINDS.values())):
-            module.reset_parameters()
-    return model
-
-
-# --- one row: a network and a recipe --------------------------------------------------------------------------
-
-
-def study(net: evaluate.Network, images: dataset.Images, recipe: str, row: dict[str, Any], seed: int) -> Iterator[str]:
+def study(
+    net: evaluate.Network, images: dataset.Images, unlabelled: Path, recipe: str, row: dict[str, Any], seed: int
+) -> Iterator[str]:
     """Add what is missing for one seed; yields what it measured. row["accuracy"] holds a list for every column."""
     found: dict[str, list[float]] = row.setdefault("accuracy", {})
     missing = [column for column in COLUMNS if len(found.get(column, [])) == seed]
     if not missing:
         return
-    method, rate, flip = evaluate.RECIPES[recipe], train.RATE[net.name], net.name != "tiny"
-    path, report = net.cut(method)
+    method, rate = evaluate.RECIPES[recipe], train.RATE[net.name]
+    files, report = _files(net, method, seed)
     assert report.after is not None
     row["params"] = report.after.params / net.whole[0]
-    sliced, before = module_of(net.name, path, images.test_x), net.accuracy(path)
-    path, _ = net.cut(replace(method, select="reconstruct"), repair=True)
-    repaired, mended = module_of(net.name, path, images.test_x), net.accuracy(path)
-    found["sliced"], found["repaired"] = [before], [mended]
-    short, whole = EPOCHS, train.EPOCHS[net.name]
-    runs = {
-        "sliced, trained": (sliced, short, rate / 10),
-        "repaired, trained": (repaired, short, rate / 10),
-        "scratch, as short": (_anew(sliced, seed + 1), short, rate),
-        "scratch, as long as the original": (_anew(sliced, seed + 1), whole, rate),
-    }
+    for start in ("sliced", "repaired"):
+        found[start] = [net.accuracy(files[start])]
     for column in missing:
-        model, epochs, speed = runs[column]
-        model = copy.deepcopy(model)
-        train.train(model, images.train_x, images.train_y, epochs=epochs, rate=speed, seed=seed, flip=flip)
-        found.setdefault(column, []).append(train.accuracy(model, images.test_x, images.test_y))
-        yield f"{column}, seed {seed}: {found[column][-1]:.4f}"
+        start, _, how = column.partition(", ")
+        if column == DISTILLED:
+            score = _distilled(net, files[start], unlabelled, seed)
+        else:
+            epochs = train.EPOCHS[net.name] if how.startswith("as long") else EPOCHS
+            score = _trained(net, files[start], images, epochs, rate if start == "scratch" else rate / 10, seed)
+        found.setdefault(column, []).append(score)
+        yield f"{column}, seed {seed}: {score:.4f}"
+
+
+def _files(net: evaluate.Network, method: pfa_onnx.Method, seed: int) -> tuple[dict[str, Path], pfa_onnx.Report]:
+    """Write what trainings start from."""
+    files = {name: net.scratch / f"{net.name}.{name}.onnx" for name in ("sliced", "repaired", "scratch")}
+    path, report = net.cut(method)
+    path.replace(files["sliced"])
+    path, _ = net.cut(replace(method, select="reconstruct"), repair=True)
+    path.replace(files["repaired"])
+    drawn = {"init": "scratch", "seed": seed + 1}
+    pfa_onnx.prune(net.path, net.data, method, stats=net.stats, output=files["scratch"], **drawn)
+    return files, report
+
+
+def _trained(net: evaluate.Network, path: Path, images: dataset.Images, epochs: int, rate: float, seed: int) -> float:
+    module = pfa_onnx.torch.load(path)
+    train.train(
+        module, images.train_x, images.train_y, epochs=epochs, rate=rate, seed=seed, flip=net.name != "tiny"
+    )
+    return train.accuracy(module, images.test_x, images.test_y)
+
+
+def _distilled(net: evaluate.Network, path: Path, unlabelled: Path, seed: int) -> float:
+    """Fine-tune as a user would, on images alone; the original is the teacher."""
+    output = net.scratch / f"{net.name}.tuned.onnx"
+    kinds = () if net.name == "tiny" else ("flip",)
+    chosen = pfa_onnx.Training(epochs=EPOCHS, augment=kinds, held=0.02, precision="mixed", seed=seed)
+    data = pfa_onnx.DataOptions(data=unlabelled, batch_size=train.BATCH)
+    pfa_onnx.finetune(path, data, chosen, teacher=net.path, output=output)
+    return net.accuracy(output)
 
 
 def main() -> None:
@@ -139,9 +109,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pfa-onnx-evidence-") as scratch:
         names = options.names or evaluate.NETWORKS
         nets = {n: evaluate.Network(n, options.folder, Path(scratch), threads=options.threads) for n in names}
+        unlabelled = Path(scratch) / "unlabelled.npy"
+        np.save(unlabelled, images.train_x)
         for seed, recipe, name in itertools.product(range(options.seeds), recipes, nets):
             row = rows.setdefault(f"{name} {recipe}", {"network": name, "recipe": recipe})
-            for news in study(nets[name], images, recipe, row, seed):
+            for news in study(nets[name], images, unlabelled, recipe, row, seed):
                 print(name, recipe, news, file=sys.stderr, flush=True)
                 path.write_text(json.dumps(rows, indent=1) + "\n")
     print(tables.training(rows))
