@@ -7,6 +7,7 @@ with the process that holds it, however that ends, so that what nobody holds was
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
@@ -36,6 +37,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     What killed runs left behind of the same file is removed first.
     """
+    _refuse_special(path)
     remove_leftovers(path)
     beside, descriptor = _made(path, lambda scratch: os.open(scratch, _NEW_FILE, 0o666))
     try:
@@ -116,6 +118,12 @@ def _remove(beside: Path, *, is_folder: bool) -> None:
         shutil.rmtree(beside)
     else:
         beside.unlink()
+
+
+def _refuse_special(path: Path) -> None:
+    """Raise OSError for a device or a pipe: the file would take its place for everybody."""
+    if path.exists() and not path.is_file() and not path.is_dir():  # a folder cannot be replaced, and says so itself
+        raise OSError(errno.EINVAL, "this is no plain file", str(path))
 
 
 # --- making ---

@@ -6,9 +6,12 @@ import dataclasses
 import json
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from report.handmade import DATA, HOSTILE
@@ -551,3 +554,20 @@ def test_a_failed_proof_is_a_no(fake, capsys, monkeypatch) -> None:
     assert run("sweep m.onnx --data val") == 1
     assert run("sweep m.onnx --data val -q") == 1
     assert capsys.readouterr().out.endswith("--params 0.9 is the smallest with agreement of 0.99 or more (0.9950)\n")
+
+
+@pytest.mark.parametrize("verb", ["compare", "sweep"])
+def test_every_option_is_explained(verb) -> None:
+    from pfa_onnx.cli.app import app
+
+    assert all(isinstance(param, click.Argument) or param.help for param in app.commands[verb].params)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom pfa_onnx.cli import main\nassert main(['sweep', '-h']) == main(['compare', '-h']) == 0\n"
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'PIL', 'pfa_onnx.pipeline', 'pfa_onnx.recipe', 'pfa_onnx.tradeoff'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"

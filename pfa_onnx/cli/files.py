@@ -10,6 +10,7 @@ from pfa_onnx.errors import UsageError
 from pfa_onnx.replacing import replacing
 
 STDOUT = "-"
+_REPLACED = ("--output", "--save-stats")  # never written into: a device would become a file
 
 
 def check_targets(written: Mapping[str, Path | str | None], read: Iterable[Path | str | None]) -> None:
@@ -49,6 +50,8 @@ def _require_writable(path: Path, flag: str) -> None:
     if not folder.is_dir():
         raise UsageError(f"the folder for {flag} does not exist", at=str(folder), fix=f"create it, or {_another(flag)}")
     if _is_special(path):
+        if flag in _REPLACED:
+            raise UsageError(f"{flag} is no plain file", at=str(path), fix=_another(flag))
         return
     try:
         with tempfile.TemporaryFile(dir=folder):

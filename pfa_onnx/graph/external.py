@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -29,6 +29,18 @@ def check_external(model: ir.Model, folder: Path) -> None:
 def external_files(model: ir.Model) -> set[str]:
     """Return the names of the files that hold weights."""
     return {str(tensor.location) for tensor in _external_tensors(model)}
+
+
+def stamps_of(names: Iterable[str], folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the size of every file with weights, and when it was last written; raises ModelError."""
+    found = {}
+    for name in names:
+        try:
+            status = (folder / name).stat()
+        except OSError:
+            raise ModelError(f"external data is missing: {name!r}", fix=f"put {name} beside the model") from None
+        found[name] = status.st_size, status.st_mtime_ns
+    return found
 
 
 def unmap_all(model: ir.Model) -> None:

@@ -7,11 +7,12 @@ change (initializers, Constant nodes, and everything computed from them alone) t
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from pfa_onnx.errors import ModelError
 from pfa_onnx.graph import protos
 from pfa_onnx.graph.branches import write_out
 from pfa_onnx.graph.evaluate import evaluate, is_pure
-from pfa_onnx.graph.external import check_external, external_files
+from pfa_onnx.graph.external import check_external, external_files, stamps_of
 from pfa_onnx.recipe import InputSpec, Taken
 
 Array = npt.NDArray[Any]
@@ -36,6 +37,7 @@ class Graph:
 
     rewritten: functions or control flow were written out, so that this is not the file node by node.
     taken: of a cut model, what its constants are in the original, by name; those that are not there are the same.
+    size: bytes on disk, external data included. stamps: of the files with external data, as they were when it was read.
     """
 
     model: ir.Model
@@ -44,6 +46,8 @@ class Graph:
     rewritten: bool = False
     nodes: list[ir.Node] = field(default_factory=list)
     taken: dict[str, Taken] = field(default_factory=dict)
+    size: int = 0
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.nodes = _executable_order(self.model.graph)
@@ -124,28 +128,51 @@ class Graph:
 def load(path: Path) -> Graph:
     """Read a model.
 
-    Raises ModelError when the file is missing, broken, empty, or points outside its folder.
+    Raises ModelError when the file is missing, broken, empty, points outside its folder, or changes meanwhile.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file:  # once: another process may put another file there
+            before = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            model = _parsed(file, path)
+            after = os.fstat(file.fileno())
     except OSError as error:
         raise ModelError(
             f"cannot read the model: {error.strerror or error}", at=str(path), fix="check the path"
         ) from None
-    try:
-        model = protos.read(path)
-    except Exception as error:  # noqa: BLE001 - a broken file breaks protobuf or onnx-ir in many ways
-        raise _not_onnx(path, error) from None
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise _changed(path)
     if len(model.graph) == 0 or not model.graph.outputs:
         raise _not_onnx(path, None)
     check_external(model, path.parent)
+    stamps = stamps_of(sorted(external_files(model)), path.parent)
     inlined = bool(model.functions)
     if inlined:
         from onnx_ir.passes.common import InlinePass  # noqa: PLC0415 - only models with functions pay for it
 
         model = InlinePass()(model).model
-    return Graph(model, path, digest, rewritten=_written_out(model, path) or inlined)
+    size = before.st_size + sum(size for size, _ in stamps.values())
+    return Graph(model, path, digest, rewritten=_written_out(model, path) or inlined, size=size, stamps=stamps)
+
+
+def refuse_changed(graph: Graph) -> None:
+    """Raise ModelError when external data is no longer what it was: weights are read when they are needed."""
+    if graph.path is not None and stamps_of(graph.stamps, graph.path.parent) != graph.stamps:
+        raise _changed(graph.path)
+
+
+def _parsed(file: IO[bytes], path: Path) -> ir.Model:
+    try:
+        return protos.read(file, path.parent)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a broken file breaks protobuf or onnx-ir in many ways
+        raise _not_onnx(path, error) from None
+
+
+def _changed(path: Path) -> ModelError:
+    return ModelError("the model changed while it was being read", at=str(path), fix="run again")
 
 
 def _written_out(model: ir.Model, path: Path) -> bool:
@@ -250,7 +277,4 @@ def _not_onnx(path: Path, error: Exception | None) -> ModelError:
 
 def files_size(graph: Graph) -> int:
     """Return the bytes that a model takes on disk, its external data included."""
-    if graph.path is None:
-        return 0
-    names = external_files(graph.model)
-    return graph.path.stat().st_size + sum((graph.path.parent / name).stat().st_size for name in names)
+    return graph.size

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import onnx
 import onnx_ir as ir
@@ -18,10 +18,10 @@ _NOTE = "pfa_onnx.types"
 _SAID = "pfa_onnx.said"  # initializers whose shape the file says twice
 
 
-def read(path: Path) -> ir.Model:
-    """Read a file; external data stays where it is. Raises whatever a broken file makes onnx and onnx_ir raise."""
-    model = from_proto(onnx.load(path, load_external_data=False))
-    ir.external_data.set_base_dir(model.graph, path.parent)
+def read(file: IO[bytes], folder: Path) -> ir.Model:
+    """Read an open file; external data stays in its folder. Raises whatever a broken file makes onnx raise."""
+    model = from_proto(onnx.load(file, load_external_data=False))
+    ir.external_data.set_base_dir(model.graph, folder)
     return model
 
 

@@ -107,10 +107,13 @@ def inputs(found: Inspection, limit: int | None = None) -> list[str]:
 
 
 def _input(one: InspectedInput) -> str:
-    declared = "x".join("?" if extent is None else str(extent) for extent in one.shape)
-    guessed = [index for index, extent in enumerate(one.shape) if index and not isinstance(extent, int)]
-    taken = f"   taken as {'x'.join(map(str, one.taken))} (--shape)" if guessed or not one.shape else ""
-    return words.clean(f"input {one.name}   {declared or '?'} {one.dtype}{taken}")
+    guessed = not one.shape or any(not isinstance(extent, int) for extent in one.shape[1:])
+    taken = f"   taken as {'x'.join(map(str, one.taken))} (--shape)" if guessed else ""
+    return words.clean(f"input {one.name} {_extents(one.shape)} {one.dtype}{taken}")
+
+
+def _extents(shape: tuple[int | str | None, ...]) -> str:
+    return f"[{', '.join('?' if extent is None else str(extent) for extent in shape)}]"
 
 
 def facts(found: Inspection) -> list[str]:
@@ -126,14 +129,9 @@ def facts(found: Inspection) -> list[str]:
     elif norms.there:
         told.append(f"BatchNormalization: {norms.there} kept, none folded")
     if found.free and not found.pictures:
-        arrays = ", ".join(_array(one) for one in found.inputs)
-        told.append(f"data: FILE.npz with {words.clean(arrays)}")
+        arrays = (f"{one.name} {_extents(('samples', *one.shape[1:]))} {one.dtype}" for one in found.inputs)
+        told.append(f"data: FILE.npz with {words.clean(', '.join(arrays))}")
     return told
-
-
-def _array(one: InspectedInput) -> str:
-    extents = ["samples", *("?" if extent is None else str(extent) for extent in one.shape[1:])]
-    return f"{one.name} [{', '.join(extents)}] {one.dtype}"
 
 
 # --- tables ---

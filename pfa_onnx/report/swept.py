@@ -50,8 +50,8 @@ def line(found: Swept) -> str:
 def markdown(found: Swept) -> str:
     """Return the curve as Markdown: what to pick first."""
     head = [md.escape(text) for text in _head(found, ", ")]
-    notes = [md.escape(text) for text in (legend(found.quality), *notes(found), *(f"warning: {text}" for text in found.warnings))]
-    return md.joined([f"**{md.escape(pick(found))}**", *head, point_table(found), *notes])
+    below = [legend(found.quality), *notes(found), *(f"warning: {text}" for text in found.warnings)]
+    return md.joined([f"**{md.escape(pick(found))}**", *head, point_table(found), *map(md.escape, below)])
 
 
 def as_json(found: Swept) -> str:

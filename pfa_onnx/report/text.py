@@ -16,7 +16,7 @@ _CHANGED = 6
 _GAP = 2
 # how narrow texts and names may become, before columns are left out for them and after
 _NARROW = (("wrap", 24), ("name", 12))
-_NARROWEST = (("wrap", 10), ("name", 6))
+_NARROWEST = (("wrap", 10), ("name", 4))
 
 
 def render(

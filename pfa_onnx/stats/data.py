@@ -267,7 +267,10 @@ def _is_there(path: Path) -> bool:
 def _take(array: Array, rows: Sequence[int]) -> Array:
     """Return a copy of some rows. A mapped file is mapped anew: pages once touched would count as memory used."""
     if isinstance(array, np.memmap) and array.filename is not None:
-        array = np.load(array.filename, mmap_mode="r", allow_pickle=False)
+        mapped = _load(Path(array.filename))[UNNAMED]
+        if (mapped.shape, mapped.dtype) != (array.shape, array.dtype):
+            raise DataError("the file changed while it was being read", at=str(array.filename), fix="run again")
+        array = mapped
     return np.array(array[list(rows)])
 
 

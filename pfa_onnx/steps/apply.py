@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from pfa_onnx.graph.cost import macs, parameters
 from pfa_onnx.graph.cut import cut
 from pfa_onnx.graph.edits import Edits
 from pfa_onnx.graph.external import external_files, unmap_all
-from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load
+from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load, refuse_changed
 from pfa_onnx.recipe import Size
 from pfa_onnx.replacing import replacing, scratch_folder
 from pfa_onnx.steps.decide import Decision
@@ -29,18 +31,21 @@ def cut_copy(graph: Graph, edits: Edits) -> Graph:
     """Read the model again and cut the copy; the original graph stays as it is."""
     assert graph.path is not None
     fresh = load(graph.path)
-    if fresh.sha256 != graph.sha256:
-        raise ModelError("the model changed while it was being analysed", at=str(graph.path), fix="run again")
+    if (fresh.sha256, fresh.stamps) != (graph.sha256, graph.stamps):
+        raise _changed(graph)
     cut(fresh, edits)
     unmap_all(fresh.model)
-    return Graph(fresh.model, graph.path, graph.sha256, taken=fresh.taken)
+    return Graph(fresh.model, graph.path, graph.sha256, taken=fresh.taken, stamps=graph.stamps)
 
 
 def serialized(small: Graph) -> onnx.ModelProto:
     """Return the cut model as it will be written: weights inside the file where they fit."""
     proto = protos.to_proto(small.model)
     if small.directory is not None and _total(small) < EMBED_LIMIT:
-        onnx.load_external_data_for_model(proto, str(small.directory))
+        try:
+            onnx.load_external_data_for_model(proto, str(small.directory))
+        except (OSError, ValueError, onnx.checker.ValidationError):
+            raise _changed(small) from None
     return proto
 
 
@@ -64,8 +69,8 @@ def size_after(small: Graph, decision: Decision, samples: int, written: int | No
 
 def check_target(output: Path, model: Path) -> None:
     """Refuse, before any work is done, an output that cannot or must not be written; raises UsageError."""
-    if output.exists() and (output.samefile(model) or output.is_dir()):
-        what = "is a folder" if output.is_dir() else "is the model itself"
+    if output.exists() and (output.samefile(model) or not output.is_file()):
+        what = "is a folder" if output.is_dir() else "is no plain file" if not output.is_file() else "is the model itself"
         raise UsageError(f"the output {what}: {output}", at="--output", fix="choose another file")
     if not output.parent.is_dir():
         raise UsageError(f"there is no folder {output.parent}", at="--output", fix=f"mkdir -p {output.parent}")
@@ -77,21 +82,44 @@ def write(small: Graph, output: Path, *, unchanged: bool = False) -> int:
     """Write the model: at any moment there is the old file or the new one. Returns its bytes on disk.
 
     unchanged: nothing was cut, so that the file that was read says all of it, unless its weights lie elsewhere.
-    Raises UsageError when there is no room for it, or it may not be written.
+    Raises UsageError when there is no room for it, or it may not be written, ModelError when the original has changed.
     """
-    try:
-        if unchanged and small.path is not None and not external_files(small.model):
-            content = small.path.read_bytes()
-            _replace(output, content)
-            return len(content)
-        if _total(small) >= EMBED_LIMIT:
+    if unchanged and small.path is not None and not external_files(small.model):
+        content = _read(small)
+    elif _total(small) >= EMBED_LIMIT:
+        with _blamed(output):
             return _write_external(small, output)
+    else:
         content = serialized(small).SerializeToString(deterministic=True)
-        _replace(output, content)
+    refuse_changed(small)
+    with _blamed(output), replacing(output) as stream:
+        stream.write(content)
+    return len(content)
+
+
+def _read(graph: Graph) -> bytes:
+    assert graph.path is not None
+    try:
+        content = graph.path.read_bytes()
+    except OSError:
+        raise _changed(graph) from None
+    if hashlib.sha256(content).hexdigest() != graph.sha256:
+        raise _changed(graph)
+    return content
+
+
+def _changed(graph: Graph) -> ModelError:
+    return ModelError("the model changed while it was being analysed", at=str(graph.path), fix="run again")
+
+
+@contextmanager
+def _blamed(output: Path) -> Iterator[None]:
+    """Turn what goes wrong with the file into a UsageError."""
+    try:
+        yield
     except OSError as error:
         fix = "free some space, or choose another folder"
         raise UsageError(f"cannot write the model: {error.strerror or error}", at=str(output), fix=fix) from None
-    return len(content)
 
 
 def _write_external(small: Graph, output: Path) -> int:
@@ -104,10 +132,12 @@ def _write_external(small: Graph, output: Path) -> int:
         temporary = folder / output.name
         protos.save(small.model, temporary, data.name)
         size = 0
-        for made, target in ((folder / data.name, data), (temporary, output)):
+        moves = ((folder / data.name, data), (temporary, output))
+        for made, _ in moves:
             size += made.stat().st_size
             _flush(made)
-            made.chmod(0o666 & ~_umask())
+        refuse_changed(small)
+        for made, target in moves:
             made.replace(target)
     return size
 
@@ -127,14 +157,3 @@ def _digest(small: Graph) -> str:
 def _flush(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with replacing(path) as stream:
-        stream.write(content)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -145,7 +145,7 @@ def _changed(
     samples: Sequence[Answer], known: Sequence[tuple[Answer, ...] | None]
 ) -> tuple[tuple[int, ChangedInput], ...]:
     rows = (
-        (k, ChangedInput(one.name, one.label, one.before, tuple(found and found[k].after for found in known)))
+        (k, ChangedInput(one.name, one.label, one.before, tuple(found[k].after if found else None for found in known)))
         for k, one in enumerate(samples)
     )
     # the first ones first among equals: an album holds the same ones

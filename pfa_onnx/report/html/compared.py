@@ -29,18 +29,20 @@ def render(found: Compared) -> str:
 
 def _body(found: Compared) -> Iterator[str]:
     facts = [" · ".join([f"opset {found.original.opset}", *words.costs(found.original.size)])]
-    yield from header("compare", found.original.path, line(found).rstrip(), [*facts, words.data_line(found.data, " · ")])
-    yield from warnings(found.warnings)
-    note = (
-        "Every mark is one model. The line is the Pareto front: whatever lies below it is no closer to the original than "
-        "a model that costs less. Hover, tap or tab to a mark to see more of it."
+    yield from header(
+        "compare", found.original.path, line(found).rstrip(), [*facts, words.data_line(found.data, " · ")]
     )
-    yield from chart(model_table(found), note, "All models", [legend(found.quality)])
-    yield from section("How they were made", table(made_table(found), "Recipes"), note="What the recipes inside them say.")
+    yield from warnings(found.warnings)
+    yield from chart(model_table(found), "All models", [legend(found.quality)])
+    yield from section(
+        "How they were made", table(made_table(found), "Recipes"), note="What the recipes inside them say."
+    )
     if found.classes:
         choices = '<fieldset class="choices" id="choices" data-script hidden></fieldset>'
         content = folded("All classes in a table", table(class_table(found), "Classes"))
-        yield from section("Classes", choices, '<div class="chart" id="classes"></div>', content, note=_class_note(found))
+        yield from section(
+            "Classes", choices, '<div class="chart" id="classes"></div>', content, note=_class_note(found)
+        )
     if found.changed:
         title = f"{len(found.changed):,} of {found.data.samples:,} inputs are answered otherwise"
         listed = folded("Inputs in a table", table(changed_table(found, LISTED), "Inputs that change"))
@@ -73,7 +75,9 @@ def _classes(found: Compared) -> dict[str, Any]:
                 "name": words.clean(row.name),
                 "samples": row.samples,
                 "original": round(row.original / row.samples, 5),
-                "change": [None if right is None else round((right - row.original) / row.samples, 5) for right in row.models],
+                "change": [
+                    None if right is None else round((right - row.original) / row.samples, 5) for right in row.models
+                ],
             }
             for row in found.classes
         ],

@@ -28,11 +28,7 @@ def _body(found: Swept) -> Iterator[str]:
     facts += [words.data_line(found.data, " · ")] if found.data is not None else []
     yield from header("sweep", found.model.path, pick(found), [*facts, compared_on(found), *settings(found)])
     yield from warnings(found.warnings)
-    note = (
-        "Every mark is one pruned model. The line is the Pareto front: whatever lies below it is no closer to the original "
-        "than a model that costs less. Hover, tap or tab to a mark to see more of it."
-    )
-    yield from chart(point_table(found), note, "All points", [legend(found.quality), *notes(found)])
+    yield from chart(point_table(found), "All points", [legend(found.quality), *notes(found)])
 
 
 def _mark(found: Swept, one: Point, name: str) -> Mark:

@@ -1,4 +1,4 @@
-"""What the pages of `compare` and `sweep` share: models by what they cost and how close they are, to hover and to tab."""
+"""What the pages of `compare` and `sweep` share: models by what they cost and how close they are."""
 
 from __future__ import annotations
 
@@ -74,11 +74,15 @@ def _finite(values: Values) -> dict[str, float]:
     return {key: round(value, 6) for key, value in known if math.isfinite(value)}
 
 
-def chart(shown: Table, note: str, caption: str, notes: Sequence[str] = ()) -> Iterator[str]:
+def chart(shown: Table, caption: str, notes: Sequence[str]) -> Iterator[str]:
     """Yield the section with the chart, the panel beside it, and the table below, whose first row is the original.
 
-    note: how to read it; notes: what else there is to say, below.
+    notes: what there is to say below.
     """
+    note = (
+        "Every mark is one model. The line is the Pareto front: whatever lies below it is no closer to the original "
+        "than a model that costs less. Hover, tap or tab to a mark to see more of it."
+    )
     axes = (
         '<p class="axes" data-script hidden><label>cost <select id="cost"></select></label>'
         '<label>closeness <select id="closer"></select></label>'
