@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pfa_onnx.printable import in_one_line
+
 
 class PfaError(Exception):
     """An error with a place and a way out.
@@ -38,7 +40,7 @@ class PfaError(Exception):
     def __str__(self) -> str:
         lines = [f"{self.title}: {self.what}"]
         if self.at:
-            lines.append(f"  at: {self.at}")
+            lines.append(f"  at: {in_one_line(self.at)}")
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)

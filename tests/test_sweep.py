@@ -325,7 +325,7 @@ def test_text_of_a_repaired_sweep() -> None:
     alone = swept.render(by_hand(hand(50, 0.75, method=method, unrepaired=0.5), repaired=True))
     assert "all points: --select reconstruct --repair\n" in alone
     assert "\n--kl      *   0.500" in alone
-    assert "\ncosine is measured after repair\n" in alone
+    assert "\ncut and repaired: agreement before and after repair; cosine: after it\n" in alone
 
 
 def test_models_without_class_scores_are_judged_by_their_cosine() -> None:

@@ -9,9 +9,11 @@ runs, so that `--help` is instant.
 
 from __future__ import annotations
 
+import errno
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import click
@@ -25,6 +27,13 @@ from pfa_onnx.cli.suggestions import usage
 from pfa_onnx.cli.terminal import complain, forgive_encodings, show, width_of_help
 from pfa_onnx.errors import InternalError, PfaError
 
+# what a disk, a path or the system says no to is no bug
+_REFUSALS = (
+    "EACCES", "EAGAIN", "EBUSY", "EDQUOT", "EFBIG", "EIO", "EISDIR", "ELOOP", "EMFILE", "ENAMETOOLONG", "ENFILE",
+    "ENOENT", "ENOMEM", "ENOSPC", "ENOTDIR", "EPERM", "EROFS", "ESTALE",
+)  # fmt: skip
+_NO_MEMORY = re.compile("out of memory|allocate memory")  # what torch says
+_NO_THREAD = "can't start new thread"  # all that Python says
 _BUG = "this is a bug in pfa-onnx; please report it with the model and the traceback that -v shows"
 
 
@@ -35,8 +44,11 @@ class State:
     verbose: bool = False
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+def main(argv: Sequence[str] | None = None, *, interrupted: Callable[[], bool] = bool) -> int:
+    """Run one command and return its exit code.
+
+    interrupted: whether Ctrl-C was pressed; libraries make other errors of it.
+    """
     forgive_encodings()
     state = State()
     try:
@@ -56,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(usage(error, app, sys.argv[1:] if argv is None else argv))
         return 2
     except Exception as error:  # noqa: BLE001  Python's own exit code for a traceback is 1, which would read as "no"
+        if interrupted():
+            complain("interrupted")
+            return 130
         return _failed(error, verbose=state.verbose)
     return code if isinstance(code, int) else 0
 
@@ -64,14 +79,28 @@ def _failed(error: Exception, *, verbose: bool) -> int:
     if isinstance(error, PfaError) and not isinstance(error, InternalError):
         complain(str(error))
         return error.exit_code
-    if isinstance(error, MemoryError):
-        complain(str(PfaError("out of memory", fix="use a smaller --batch-size")))
-        return 2
     if verbose:
         show("".join(traceback.format_exception(error)), sys.stderr)
+    refused = _refused(error)
+    if refused is not None:
+        complain(str(refused))
+        return 2
     what = error.what if isinstance(error, InternalError) else f"{type(error).__name__}: {error}".removesuffix(": ")
     complain(str(InternalError(what, at=getattr(error, "at", None), fix=getattr(error, "fix", None) or _BUG)))
     return 2
+
+
+def _refused(error: Exception) -> PfaError | None:
+    """Return what to say of an error that is the machine's and not ours; None of a bug."""
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        return PfaError("out of memory", fix="use a smaller --batch-size")
+    if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
+        return PfaError("the system gives no more threads", fix="allow more memory or processes, see `ulimit -a`")
+    if isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in _REFUSALS:
+        at = None if error.filename is None else str(error.filename)
+        what = str(error.strerror)
+        return PfaError(what[:1].lower() + what[1:], at=at, fix="check the path, its permissions, and the room there")
+    return None
 
 
 if __name__ == "__main__":

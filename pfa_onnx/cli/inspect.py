@@ -44,8 +44,7 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 @click.option("-v", "--verbose", cls=Option, section=_REPORT, is_flag=True, help="Every layer, full names, times.")
 @click.pass_context
 def inspect(ctx: click.Context, /, model: Path, **given: Any) -> int:
-    """Look at MODEL without any data: its layers, which of them go together, how many channels may go, and why others
-    may not.
+    """Look at MODEL without any data: its layers, which go together, how many channels may go, and why others stay.
 
     Nothing is measured or written; what should go, analyze and prune learn from data.
     """
@@ -54,9 +53,7 @@ def inspect(ctx: click.Context, /, model: Path, **given: Any) -> int:
     from pfa_onnx.report import inspection  # noqa: PLC0415
 
     with run.terminal as terminal:
-        found = pipeline.inspect(
-            model, dict(given["shape"]), through_norm=given["through_norm"], hooks=terminal.hooks
-        )
+        found = pipeline.inspect(model, dict(given["shape"]), through_norm=given["through_norm"], hooks=terminal.hooks)
     following = None
     if found.free or found.wider:
         flags = "" if found.free else " --through-norm"

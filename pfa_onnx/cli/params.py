@@ -157,7 +157,6 @@ def _presets(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
     return [CompletionItem(name) for name in known if name.startswith(incomplete)] or paths(ctx, param, incomplete)
 
 
-
 data = _together(
     _option(
         "--data",

@@ -17,7 +17,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-
 _LONGEST, _SHORTEST = 40, 4  # columns of a bar
 _NUMBERS = 56  # columns that the rest of its line may take
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 from pfa_onnx.options import Hooks
+from pfa_onnx.printable import printable
 from pfa_onnx.report.fitting import fitted
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def complain(text: str) -> None:
 
 def show(text: str, stream: TextIO) -> None:
     """Print a text; a reader that has gone away is no error."""
+    text = printable(text)
     if _has_colours(stream):
         for pattern, colour in _COLOURS:
             text = pattern.sub(f"\033[{colour}m\\1\033[0m", text)
@@ -137,7 +139,7 @@ class Terminal:
 
     def _print(self, text: str) -> None:
         if self._bars is not None:
-            self._bars.print(fitted(text, width_of(sys.stderr), _HANG))
+            self._bars.print(fitted(printable(text), width_of(sys.stderr), _HANG))
         else:
             complain(text)
 

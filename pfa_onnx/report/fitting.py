@@ -97,7 +97,7 @@ def _filled(pieces: Iterable[tuple[str, str]], width: int, indent: str, hang: st
             line = indent + shorten(piece, max(width - len(indent), _SHORTEST))
             continue
         left, room = width - columns(line + before), max(width - len(hang), _SHORTEST)
-        if columns(piece) <= left or columns(piece) > room and left >= _ROOM:  # on a line of its own it fits no better
+        if columns(piece) <= left or (room < columns(piece) and left >= _ROOM):  # no line is long enough for it
             line += before + shorten(piece, left)
         else:
             yield line

@@ -18,9 +18,7 @@ _CAUSES = 10
 _INPUTS = 6
 
 
-def render(
-    found: Inspection, *, verbose: bool = False, width: int | None = None, next_step: str | None = None
-) -> str:
+def render(found: Inspection, *, verbose: bool = False, width: int | None = None, next_step: str | None = None) -> str:
     """Return what was found as plain text; verbose: every layer, and full names."""
     frozen = tables.frozen_table(found, None if verbose else _CAUSES)
     parts: list[str | Table] = [
@@ -49,10 +47,10 @@ def markdown(found: Inspection) -> str:
         *(md.escape(text) for text in facts(found)),
         "### Layers",
         group_table(found),
-        *(["### Frozen", frozen] if frozen.rows else []),
-        *(md.escape(f"warning: {text}") for text in found.warnings),
     ]
-    return md.joined(parts)
+    if frozen.rows:
+        parts += ["### Frozen", frozen]
+    return md.joined([*parts, *(md.escape(f"warning: {text}") for text in found.warnings)])
 
 
 def as_json(found: Inspection) -> str:

@@ -156,8 +156,8 @@ def notes(found: Swept) -> list[str]:
     lines = []
     if found.repaired:
         _, others = shown(found.quality, [one.metrics for one in found.points])
-        verb = "are" if len(others) > 1 else "is"
-        lines.append(f"{' and '.join(QUALITY_NAMES[other] for other in others)} {verb} measured after repair")
+        named = " and ".join(QUALITY_NAMES[other] for other in others)
+        lines.append(f"cut and repaired: {QUALITY_NAMES[found.quality]} before and after repair; {named}: after it")
     return lines + [_missed(one) for one in found.missed]
 
 
@@ -181,7 +181,7 @@ def point_table(found: Swept) -> Table:
     quality = found.quality
     costs, others = shown(quality, [one.metrics for one in found.points])
     closer = QUALITY_NAMES[quality]
-    before = (f"{closer}, cut", "repaired") if found.repaired else (closer,)
+    before = ("cut", "repaired") if found.repaired else (closer,)
     columns = (
         Column("point", name=True),
         Column(""),

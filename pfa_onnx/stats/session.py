@@ -59,6 +59,7 @@ _CUDA_OPTIONS = {
 _DTYPES = {"float": "float32", "double": "float64", "string": "object"} | {
     name: name for name in ("float16", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 }
+_FULL = re.compile(r"allocate memory|out of memory|bad_alloc|bad allocation|BFCArena")
 _CUDA_FIX = "pip install pfa-onnx[cuda], or use --providers cpu"
 
 
@@ -136,9 +137,10 @@ class Runner:
             yield
         except Exception as error:
             what = _trim(error)
-            full = re.search(r"allocate memory|out of memory|bad_alloc|BFCArena", what) is not None
-            fix = "use a smaller --batch-size" if full else None
-            raise ModelError(f"the model does not run: {what}", at=self._at, fix=fix) from error
+            if _is_full(error):
+                fix = "use a smaller --batch-size"
+                raise ModelError(f"out of memory while the model runs: {what}", at=self._at, fix=fix) from error
+            raise ModelError(f"the model does not run: {what}", at=self._at) from error
 
 
 def set_threads(threads: int) -> None:
@@ -267,7 +269,14 @@ def _start(ort: Any, model: bytes | Path, options: Any, providers: Providers, at
     try:
         return ort.InferenceSession(source, options, providers=[_CPU], enable_fallback=0), problem
     except Exception as error:
+        if _is_full(error):
+            fix = "give this process more memory"
+            raise ModelError(f"out of memory while the model is loaded: {_trim(error)}", at=at, fix=fix) from error
         raise ModelError(f"onnxruntime cannot load the model: {_trim(error)}", at=at) from error
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or _FULL.search(str(error)) is not None
 
 
 def _cuda_problem(ort: Any, *, built_in: bool) -> str | None:

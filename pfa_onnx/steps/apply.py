@@ -70,7 +70,8 @@ def size_after(small: Graph, decision: Decision, samples: int, written: int | No
 def check_target(output: Path, model: Path) -> None:
     """Refuse, before any work is done, an output that cannot or must not be written; raises UsageError."""
     if output.exists() and (output.samefile(model) or not output.is_file()):
-        what = "is a folder" if output.is_dir() else "is no plain file" if not output.is_file() else "is the model itself"
+        special = "is a folder" if output.is_dir() else "is no plain file"
+        what = "is the model itself" if output.is_file() else special
         raise UsageError(f"the output {what}: {output}", at="--output", fix="choose another file")
     if not output.parent.is_dir():
         raise UsageError(f"there is no folder {output.parent}", at="--output", fix=f"mkdir -p {output.parent}")

@@ -18,6 +18,7 @@ from pfa_onnx.graph.ops.refusals import way_out
 from pfa_onnx.graph.streams import residual_sums
 from pfa_onnx.graph.trace import Traced, Tracer
 from pfa_onnx.options import DataOptions, Hooks
+from pfa_onnx.printable import in_one_line
 from pfa_onnx.recipe import Reason, Size
 from pfa_onnx.responses import Responses
 from pfa_onnx.results import DataInfo, ModelInfo
@@ -292,4 +293,5 @@ def report_skipped(skipped: Sequence[tuple[str, str]], hooks: Hooks) -> None:
     if skipped:
         name, why = skipped[0]
         more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        hooks.warn(f"{len(skipped)} input{'s' if len(skipped) > 1 else ''} skipped: {name} ({why}){more}")
+        text = in_one_line(f"{name} ({why})")
+        hooks.warn(f"{len(skipped)} input{'s' if len(skipped) > 1 else ''} skipped: {text}{more}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pfa_onnx.errors import StatsError, TrainingError
+from pfa_onnx.errors import StatsError, TrainingError, UsageError
 from pfa_onnx.options import Hooks, Training
 from pfa_onnx.replacing import replacing
 from pfa_onnx.results import Quality
@@ -175,8 +175,8 @@ class Trainer:
         self.found.teacher_accuracy = tally.teacher_accuracy
         history.append(found)
         if len(history) == 1 or found.loss < history[self.found.best].loss:
-            self.found.best = len(history) - 1
-            self.found.weights = {name: t.detach().cpu().clone() for name, t in self.student.state_dict().items()}
+            weights = {name: t.detach().cpu().clone() for name, t in self.student.state_dict().items()}
+            self.found.best, self.found.weights = len(history) - 1, weights  # an interrupt does not come between
 
     def _truth(self, batch: Batch) -> Tensor | None:
         if self.classes is None or any(label is None for label in batch.labels):
@@ -196,8 +196,15 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
-        with replacing(self.checkpoint) as stream:
-            torch.save(content, stream)
+        try:
+            with replacing(self.checkpoint) as stream:
+                torch.save(content, stream)
+        except (OSError, RuntimeError) as error:  # torch makes the second of the first
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            fix = "free some space there, then give the same command with --resume"
+            raise UsageError(f"cannot save the checkpoint: {cause.strerror}", at=str(self.checkpoint), fix=fix) from None
 
     def _restore(self) -> bool:
         """Go on from a checkpoint, if there is one; raises StatsError when it is broken or of another run."""

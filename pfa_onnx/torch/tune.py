@@ -6,13 +6,15 @@ load both -> check that they belong together -> look at the data -> train -> wri
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-from pfa_onnx.errors import ModelError, TrainingError
-from pfa_onnx.graph.model import Graph, load
+from pfa_onnx.errors import ModelError, PfaError, TrainingError, UsageError
+from pfa_onnx.graph.model import Graph, load, refuse_changed
 from pfa_onnx.options import DataOptions, Hooks, Training
+from pfa_onnx.replacing import remove_leftovers
 from pfa_onnx.results import DataInfo, Quality, Tuned
 from pfa_onnx.stats.data import Dataset
 from pfa_onnx.stats.parts import digest
@@ -96,31 +98,37 @@ def finetune(
         timings={"train": time.perf_counter() - start},
     )
     if ended is None or found.best:
+        refuse_changed(graph)
         write(_tuned(student, found, result, known), output)
     if ended is not None:
         raise _told(ended, result, hooks)
     trainer.checkpoint.unlink(missing_ok=True)
+    remove_leftovers(trainer.checkpoint)
     return result
 
 
-def _run(trainer: Trainer, *, resume: bool) -> KeyboardInterrupt | TrainingError | None:
-    """Train; return what ended it early."""
+def _run(trainer: Trainer, *, resume: bool) -> KeyboardInterrupt | PfaError | None:
+    """Train; return what ended it early: an interrupt, a loss that is no number, a full disk or memory."""
     try:
         trainer.run(resume=resume)
-    except (KeyboardInterrupt, TrainingError) as error:
+    except (KeyboardInterrupt, TrainingError, UsageError) as error:
         return error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        return ModelError("out of memory while the model is trained", fix="use a smaller --batch-size")
     return None
 
 
-def _told(ended: KeyboardInterrupt | TrainingError, result: Tuned, hooks: Hooks) -> KeyboardInterrupt | TrainingError:
+def _told(ended: KeyboardInterrupt | PfaError, result: Tuned, hooks: Hooks) -> KeyboardInterrupt | PfaError:
     """Say what is left of a run that ended early."""
     left = (
         f"{result.output} holds the best so far, after epoch {result.best}"
         if result.best
         else "no epoch was better than the start, and nothing was written"
     )
-    if isinstance(ended, TrainingError):
-        return TrainingError(f"{ended.what}; {left}", at=ended.at, fix=ended.fix)
+    if isinstance(ended, PfaError):
+        return type(ended)(f"{ended.what}; {left}", at=ended.at, fix=ended.fix)
     hooks.warn(f"interrupted: {left}; the same command with --resume goes on")
     return ended
 
