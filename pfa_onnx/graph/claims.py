@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from pfa_onnx.errors import ModelError
+from pfa_onnx.printable import in_one_line
 
 RANK = 32  # more axes than anybody has
 MOST = 1 << 40  # numbers, if no axis were empty
@@ -92,6 +93,8 @@ def _broken(tensor: TensorProto, what: str) -> ModelError:
 
 
 def called(name: str) -> str:
-    """Return a name of a file as it can be shown: whole if it is ordinary."""
-    shown = name if name.isprintable() else repr(name)[1:-1]
-    return "(without a name)" if not shown else shown if len(shown) <= 120 else f"{shown[:100]}... ({len(shown)} characters)"
+    """Return a name as it can be shown: whole unless it is very long."""
+    shown = in_one_line(name)
+    if len(shown) > 120:
+        return f"{shown[:100]}... ({len(shown)} characters)"
+    return shown or "(without a name)"

@@ -7,22 +7,28 @@ CVE-2024-27318, CVE-2026-27489, CVE-2026-34446); onnxruntime still follows some 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx_ir as ir
+from onnx import TensorProto
 
 from pfa_onnx.errors import ModelError
+from pfa_onnx.graph.claims import byte_size, called
+
+_KEYS = {"location", "offset", "length", "checksum", "basepath"}  # the last one is ignored by all readers
 
 
-def check_external(model: ir.Model, folder: Path) -> None:
-    """Check every external tensor of the model, subgraphs included.
+def check_external(tensors: Iterable[TensorProto], folder: Path) -> None:
+    """Check where the numbers of these tensors lie, without opening anything.
 
-    Raises ModelError when one is missing, too short, or lies outside `folder`.
+    Raises ModelError when they are missing, not as many as the tensor has, or lie outside `folder`.
     """
-    for tensor in _external_tensors(model):
+    for tensor in tensors:
         _check(tensor, folder)
 
 
@@ -70,8 +76,8 @@ def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
                     yield attribute.value
 
 
-def _check(tensor: ir.ExternalTensor, folder: Path) -> None:
-    location = str(tensor.location)
+def _check(tensor: TensorProto, folder: Path) -> None:
+    location, offset, length = _said(tensor)
     parts = PurePosixPath(location).parts + PureWindowsPath(location).parts
     if (
         not location
@@ -82,23 +88,47 @@ def _check(tensor: ir.ExternalTensor, folder: Path) -> None:
         raise _refuse(tensor, f"external data lies outside the model's folder: {location!r}")
     file = folder / location
     try:
-        found = file.lstat()
-    except OSError:
+        file.lstat()
+        found = file.stat()
+    except FileNotFoundError:
         raise ModelError(
-            f"external data is missing: {location!r}", at=str(tensor.name), fix=f"put {location} beside the model"
+            f"external data is missing: {location!r}", at=called(tensor.name), fix=f"put {location} beside the model"
         ) from None
-    inside = os.path.realpath(file).startswith(os.path.realpath(folder) + os.sep)
-    if not inside or not stat.S_ISREG(file.stat().st_mode) or found.st_nlink > 1:
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a name that no system takes
+        raise _refuse(tensor, f"external data cannot be found: {location[:80]!r} ({error})"[:300]) from None
+    inside = os.path.realpath(file).startswith(os.path.realpath(folder).removesuffix(os.sep) + os.sep)
+    if not inside or not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         raise _refuse(tensor, f"external data is a link out of the model's folder or no plain file: {location!r}")
-    offset, length = tensor.offset or 0, tensor.nbytes
-    if offset < 0 or length < 0 or offset + length > file.stat().st_size:
+    needed = byte_size(tensor.data_type, prod(tensor.dims))
+    if length is not None and length != needed:
+        raise _refuse(tensor, f"external data is said to be {length:,} bytes, and this tensor has {needed:,}")
+    if offset + needed > found.st_size:
         raise ModelError(
-            f"external data is too short: {location!r} has {file.stat().st_size:,} bytes, "
-            f"this tensor needs bytes {offset:,} to {offset + length:,}",
-            at=str(tensor.name),
+            f"external data is too short: {location!r} has {found.st_size:,} bytes, "
+            f"this tensor needs bytes {offset:,} to {offset + needed:,}",
+            at=called(tensor.name),
             fix="copy the data file again",
         )
 
 
-def _refuse(tensor: ir.ExternalTensor, what: str) -> ModelError:
-    return ModelError(what, at=str(tensor.name), fix="save the model with its data file beside it")
+def _said(tensor: TensorProto) -> tuple[str, int, int | None]:
+    """Return where a tensor says that its numbers lie: file, offset, and length if that is said."""
+    said: dict[str, str] = {}
+    for entry in tensor.external_data:
+        if entry.key in said:
+            raise _refuse(tensor, f"external data has two values of {called(entry.key)!r}")
+        said[entry.key] = entry.value
+    strange = sorted(set(said) - _KEYS)
+    if strange:
+        raise _refuse(tensor, f"external data has an unknown entry {called(strange[0])!r}")
+    numbers: list[int | None] = []
+    for key in ("offset", "length"):
+        text = said.get(key)
+        if text is not None and not re.fullmatch("[0-9]{1,18}", text):
+            raise _refuse(tensor, f"external data has the {key} {called(text)!r}")
+        numbers.append(None if text is None else int(text))
+    return said.get("location", ""), numbers[0] or 0, numbers[1]
+
+
+def _refuse(tensor: TensorProto, what: str) -> ModelError:
+    return ModelError(what, at=called(tensor.name), fix="save the model with its data file beside it")

@@ -22,7 +22,8 @@ from pfa_onnx.errors import ModelError
 from pfa_onnx.graph import protos
 from pfa_onnx.graph.branches import write_out
 from pfa_onnx.graph.evaluate import evaluate, is_pure
-from pfa_onnx.graph.external import check_external, external_files, stamps_of
+from pfa_onnx.graph.external import external_files, stamps_of
+from pfa_onnx.graph.order import in_order
 from pfa_onnx.recipe import InputSpec, Taken
 
 Array = npt.NDArray[Any]
@@ -145,7 +146,6 @@ def load(path: Path) -> Graph:
         raise _changed(path)
     if len(model.graph) == 0 or not model.graph.outputs:
         raise _not_onnx(path, None)
-    check_external(model, path.parent)
     stamps = stamps_of(sorted(external_files(model)), path.parent)
     inlined = bool(model.functions)
     if inlined:
@@ -165,7 +165,7 @@ def refuse_changed(graph: Graph) -> None:
 def _parsed(file: IO[bytes], path: Path) -> ir.Model:
     try:
         return protos.read(file, path.parent)
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, ModelError):
         raise
     except Exception as error:  # noqa: BLE001 - a broken file breaks protobuf or onnx-ir in many ways
         raise _not_onnx(path, error) from None
@@ -217,22 +217,13 @@ def constant_of(node: ir.Node) -> Array:
 
 def _executable_order(graph: ir.Graph) -> list[ir.Node]:
     """Return the nodes so that producers come before readers; the file's own order where it is one."""
-    waiting = list(graph)
-    known = {value.name for value in graph.inputs} | set(graph.initializers)
-    made = {out.name for node in waiting for out in node.outputs}
-    order: list[ir.Node] = []
-    while waiting:
-        later = []
-        for node in waiting:
-            if all(name in known or name not in made for name in _reads(node)):
-                order.append(node)
-                known.update(out.name for out in node.outputs)
-            else:
-                later.append(node)
-        if len(later) == len(waiting):
-            raise ModelError("the graph has a cycle", at=str(later[0].name), fix="export the model again")
-        waiting = later
-    return order
+    nodes = list(graph)
+    maker = {out.name: k for k, node in enumerate(nodes) for out in node.outputs}
+    given = {value.name for value in graph.inputs} | set(graph.initializers)
+    order, left = in_order([[maker[n] for n in _reads(node) if n in maker and n not in given] for node in nodes])
+    if left:
+        raise ModelError("the graph has a cycle", at=str(nodes[left[0]].name), fix="export the model again")
+    return [nodes[k] for k in order]
 
 
 def _reads(node: ir.Node) -> set[str | None]:
@@ -263,7 +254,8 @@ def captured(node: ir.Node) -> list[ir.Value]:
 
 
 def _spec(value: ir.Value) -> InputSpec:
-    dims = tuple(d if isinstance(d, int) else None for d in value.shape) if value.shape is not None else ()
+    # some exporters write -1 or 0 for an extent that is open
+    dims = tuple(d if isinstance(d, int) and d > 0 else None for d in value.shape) if value.shape is not None else ()
     dtype = np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32)
     return InputSpec(str(value.name), dims, dtype)
 

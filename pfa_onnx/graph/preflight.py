@@ -29,6 +29,7 @@ ROOM = 10_000  # nodes that functions may become anyway ...
 GROWTH = 100  # ... and for each node that is in the file
 
 _EXPORT = "export the model again"
+_UNROLL = "export the model without functions"
 _FEEDABLE = "give the model tensors as inputs: what makes them of other things goes before it"
 
 
@@ -38,8 +39,6 @@ def check_model(model: ModelProto, folder: Path) -> None:
     if model.graph.sparse_initializer:
         name = model.graph.sparse_initializer[0].values.name
         raise ModelError("a sparse constant is nothing that can be cut", at=called(name), fix="store it as a dense one")
-    if not model.graph.node or not model.graph.output:
-        raise ModelError("this is not a complete ONNX model: its graph is empty", at=str(folder), fix=_EXPORT)
     for value in model.graph.input:
         _check_input(value, {tensor.name for tensor in model.graph.initializer})
     _Scope(versions).check(model.graph, [])
@@ -59,7 +58,9 @@ def _check_input(value: onnx.ValueInfoProto, constants: set[str]) -> None:
     extents = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0]
     if prod(extents) > FEEDS:
         raise ModelError(
-            f"an input is declared with {prod(extents):,} numbers, more than can be fed", at=called(value.name), fix=_EXPORT
+            f"an input is declared with {prod(extents):,} numbers, more than can be fed",
+            at=called(value.name),
+            fix=_EXPORT,
         )
 
 
@@ -210,7 +211,7 @@ def _check_growth(model: ModelProto) -> None:
     calls = [[numbers[_key(node)] for node in _nodes(one.node) if _key(node) in numbers] for one in model.functions]
     order, left = in_order(calls)
     if left:
-        raise ModelError("a function calls itself", at=called(model.functions[left[0]].name), fix="write it without recursion")
+        raise ModelError("a function calls itself", at=called(model.functions[left[0]].name), fix=_UNROLL)
     size: dict[int, int] = {}
     depth: dict[int, int] = {}
     for k in order:
@@ -223,11 +224,13 @@ def _check_growth(model: ModelProto) -> None:
         raise ModelError(
             f"its functions become {grown:,} nodes, and the file has {written:,}",
             at=called(model.functions[here[0]].name),
-            fix="export the model without functions",
+            fix=_UNROLL,
         )
     if max(depth.values()) > DEEPEST * 4:
         raise ModelError(
-            f"functions call each other {max(depth.values())} deep", at=called(keys[-1][1]), fix="export the model without functions"
+            f"functions call each other {max(depth.values())} deep",
+            at=called(keys[-1][1]),
+            fix=_UNROLL,
         )
 
 

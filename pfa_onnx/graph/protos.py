@@ -14,13 +14,20 @@ from typing import IO, Any
 import onnx
 import onnx_ir as ir
 
+from pfa_onnx.graph.preflight import check_model
+
 _NOTE = "pfa_onnx.types"
 _SAID = "pfa_onnx.said"  # initializers whose shape the file says twice
 
 
 def read(file: IO[bytes], folder: Path) -> ir.Model:
-    """Read an open file; external data stays in its folder. Raises whatever a broken file makes onnx raise."""
-    model = from_proto(onnx.load(file, load_external_data=False))
+    """Read an open file; external data stays in its folder.
+
+    Raises ModelError for what is no model that can be worked with, and whatever a broken file makes onnx raise.
+    """
+    proto = onnx.load(file, load_external_data=False)
+    check_model(proto, folder)
+    model = from_proto(proto)
     ir.external_data.set_base_dir(model.graph, folder)
     return model
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import onnx
-from onnx import AttributeProto, NodeProto, defs
+from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, defs
 
 from pfa_onnx.errors import ModelError
 from pfa_onnx.graph.claims import called
@@ -60,7 +59,9 @@ def check_node(node: NodeProto, version: int | None, *, inside: bool = False) ->
         raise broken(node, "has an attribute twice" if "" not in names else "has an attribute without a name")
     for attribute in node.attribute:
         if attribute.ref_attr_name and not inside:
-            raise broken(node, f"refers to {called(attribute.ref_attr_name)!r}, an attribute of a function, outside of any")
+            raise broken(
+                node, f"refers to an attribute {called(attribute.ref_attr_name)!r} of a function, and is in none"
+            )
         _check_positive(node, attribute)
     domain = "" if node.domain == "ai.onnx" else node.domain
     known = domain in _STANDARD and version is not None and (domain != "" or version <= _NEWEST)
@@ -116,19 +117,15 @@ def _short(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:6])) + (", ..." if len(numbers) > 6 else "")
 
 
-def operators_of(model: onnx.ModelProto) -> dict[str, int]:
+def operators_of(model: ModelProto | FunctionProto) -> dict[str, int]:
     """Return the version of every domain; raises ModelError where it is said twice, or is none."""
     versions: dict[str, int] = {}
     for one in model.opset_import:
         domain = "" if one.domain == "ai.onnx" else one.domain
+        what = f"the operator set {called(domain or 'ai.onnx')} has"
         if not 0 < one.version < _LARGEST:
-            raise ModelError(
-                f"the operator set {called(domain or 'ai.onnx')} has version {one.version}", at="opset_import", fix=_EXPORT
-            )
-        if versions.setdefault(domain, one.version) != one.version:
-            raise ModelError(
-                f"the operator set {called(domain or 'ai.onnx')} has two versions: {versions[domain]} and {one.version}",
-                at="opset_import",
-                fix=_EXPORT,
-            )
+            raise ModelError(f"{what} version {one.version}", at="opset_import", fix=_EXPORT)
+        known = versions.setdefault(domain, one.version)
+        if known != one.version:
+            raise ModelError(f"{what} two versions: {known} and {one.version}", at="opset_import", fix=_EXPORT)
     return versions

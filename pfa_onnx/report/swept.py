@@ -118,7 +118,7 @@ def pick(found: Swept) -> str:
     assert value is not None
     if value >= ENOUGH:
         return f"{called} is the smallest with {quality} of {ENOUGH:g} or more ({value:.4f})"
-    hint = "" if found.repaired else "; --repair brings most of it back"
+    hint = "" if found.repaired else "; try --repair"
     return f"{called} is the closest ({quality} {value:.4f}): none reaches {ENOUGH:g}{hint}"
 
 

@@ -204,7 +204,9 @@ class Trainer:
             if not isinstance(cause, OSError):
                 raise
             fix = "free some space there, then give the same command with --resume"
-            raise UsageError(f"cannot save the checkpoint: {cause.strerror}", at=str(self.checkpoint), fix=fix) from None
+            raise UsageError(
+                f"cannot save the checkpoint: {cause.strerror}", at=str(self.checkpoint), fix=fix
+            ) from None
 
     def _restore(self) -> bool:
         """Go on from a checkpoint, if there is one; raises StatsError when it is broken or of another run."""

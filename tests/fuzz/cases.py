@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from fuzz import mutate_files, mutate_graph  # noqa: F401 - the latter registers mutations
 from fuzz.corpus import Base, Corpus
 from fuzz.mutate_bytes import BYTES, spans_of

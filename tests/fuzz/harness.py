@@ -10,6 +10,7 @@ Exit code 1: something failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -42,10 +43,8 @@ def prepare(*, small: bool = False) -> Corpus:
         import pfa_onnx.report.as_json
         import pfa_onnx.steps.compare
 
-        try:
+        with contextlib.suppress(ImportError):
             import pfa_onnx.torch.tune  # noqa: F401
-        except ImportError:
-            pass
     return _corpus
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto, TensorProto
+
 from fuzz.mutate_bytes import BYTES
 from fuzz.mutate_model import EXTREMES, NAMES, Random, one_of
-from onnx import ModelProto, TensorProto
 
 # --- external data ------------------------------------------------------------------------------------------------
 

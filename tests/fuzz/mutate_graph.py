@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from fuzz.mutate_model import EXTREMES, NAMES, Random, mutation, names, one_of, some_node
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto, helper, numpy_helper
+
+from fuzz.mutate_model import EXTREMES, NAMES, Random, mutation, names, one_of, some_node
 
 FLOAT = TensorProto.FLOAT
 
@@ -236,8 +237,7 @@ def sizes_without_end(random: Random, model: ModelProto) -> None:
                  "Pad": ["flat", _constant(model, [size, 0])], "Expand": ["flat", _constant(model, [size, 1])]}[how]  # fmt: skip
         nodes = [*flat, helper.make_node(how, given, ["huge"])]
     nodes.append(helper.make_node("ReduceMax", ["huge"], ["most"], keepdims=0))
-    nodes.append(helper.make_node("CastLike" if random.random() < 0.5 else "Cast", ["most"], ["cast"], **({"to": FLOAT})))
-    nodes[-1].op_type = "Cast"
+    nodes.append(helper.make_node("Cast", ["most"], ["cast"], to=FLOAT))
     nodes.append(helper.make_node("Add", [made, "cast"], [old]))
     for node in reversed(nodes):
         model.graph.node.insert(at, node)

@@ -103,7 +103,7 @@ def _because(outcome: Outcome, verdict: str, detail: str) -> Outcome:
 
 def _run(case: Case, root: Path) -> tuple[Outcome, int, str]:
     sys.stdout.flush()
-    start = time.monotonic()
+    start, began = time.monotonic(), _statm(1) >> 20
     child = os.fork()
     if child == 0:
         try:
@@ -122,8 +122,7 @@ def _run(case: Case, root: Path) -> tuple[Outcome, int, str]:
             time.sleep(0.004)
     assert usage is not None
     seconds = usage.ru_utime + usage.ru_stime
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    outcome = Outcome("fine", "", round(seconds, 3), round(max(0, usage.ru_maxrss - own) / 1024, 1))
+    outcome = Outcome("fine", "", round(seconds, 3), round(max(0, usage.ru_maxrss / 1024 - began), 1))
     error = (root / "stderr").read_text(errors="replace") if (root / "stderr").exists() else ""
     if os.WIFSIGNALED(status):
         number = signal.Signals(os.WTERMSIG(status))
@@ -155,7 +154,7 @@ def _child(case: Case, root: Path) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (256 << 20, 256 << 20))
-    resource.setrlimit(resource.RLIMIT_AS, (_mapped() + MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (_statm(0) + MEMORY,) * 2)
     from pfa_onnx.cli import main
     from pfa_onnx.stats.session import set_threads
 
@@ -173,8 +172,9 @@ def _child(case: Case, root: Path) -> None:
     os._exit(code)
 
 
-def _mapped() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+def _statm(field: int) -> int:
+    """Bytes of this process: 0 that are mapped, 1 that are resident."""
+    return int(Path("/proc/self/statm").read_text().split()[field]) * resource.getpagesize()
 
 
 # --- what is watched ----------------------------------------------------------------------------------------------

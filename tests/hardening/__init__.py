@@ -1,0 +1,1 @@
+"""What happens when data, disks, memory and other processes do their worst."""
