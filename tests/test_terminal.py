@@ -91,7 +91,7 @@ def test_a_bar_has_a_rate_and_the_time_left():
 def test_quiet_shows_no_bar():
     shown = on_a_terminal(faked([*RUNS["prune"].split(), "-q"]), 80)
     assert "━" not in shown
-    assert "warning: another" in shown
+    assert "warning: another" in plain(shown)
 
 
 def test_colours_and_how_to_be_without():
@@ -128,11 +128,10 @@ def test_what_is_piped_has_no_colours_no_bars_and_one_width(run):
     argv = (RUNS | HELP)[run].split()
     found = [
         piped(argv),
-        piped(argv, COLUMNS="60"),
         piped(argv, COLUMNS="200", LINES="10", FORCE_COLOR="1", CLICOLOR_FORCE="1"),
-        piped(argv, CI="true", GITHUB_ACTIONS="true", TERM="dumb"),
+        piped(argv, COLUMNS="60", CI="true", GITHUB_ACTIONS="true", TERM="dumb"),
     ]
-    assert found[1:] == found[:1] * 3
+    assert found[1:] == found[:1] * 2
     _, out, err = found[0]
     assert "\033" not in out + err
     assert "\r" not in out + err
@@ -187,8 +186,8 @@ def test_a_command_is_continued_as_a_shell_reads_it():
     shown = fitted(command, 40)
     assert shown.splitlines() == [
         "next: pfa-onnx prune 'my model.onnx' \\",
-        "  --data 'my photos' --exclude \\",
-        "  'a b c' --round-to 8",
+        "  --data 'my photos' --exclude 'a b c' \\",
+        "  --round-to 8",
     ]
     words = subprocess.run(
         ["bash", "-c", "printf '%s|' " + shown.removeprefix("next: ")], capture_output=True, text=True, check=True

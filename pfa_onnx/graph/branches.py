@@ -14,6 +14,7 @@ from pfa_onnx.graph.splice import Splicer
 from pfa_onnx.graph.static import Static
 
 UNROLLED = 256  # nodes that a Loop may become; torch writes tensor_split as one round of six
+IN_ALL = 4096  # ... and all Loops of a file together: in one another, they multiply
 
 
 def write_out(model: ir.Model) -> bool:
@@ -22,11 +23,16 @@ def write_out(model: ir.Model) -> bool:
     One thing leads to another: a condition may be known only after the loop before it is gone.
     """
     changed = inferring = False
+    room = IN_ALL
     static = Static(model)
     while any(node.domain == "" and node.op_type in {"If", "Loop", *SEQUENCES} for node in model.graph):
         splicer = Splicer(model)
-        done = [_write_out(node, splicer, static) for node in list(model.graph) if node.domain == ""]
-        progress = any(done) or dissolve(splicer, static)
+        done = False
+        for node in list(model.graph):
+            grown = _write_out(node, splicer, static, room) if node.domain == "" else None
+            done |= grown is not None
+            room -= grown or 0
+        progress = done or dissolve(splicer, static)
         if not progress and inferring:
             break
         inferring = not progress  # shapes are inferred only where constants no longer help
@@ -36,31 +42,33 @@ def write_out(model: ir.Model) -> bool:
     return changed
 
 
-def _write_out(node: ir.Node, splicer: Splicer, static: Static) -> bool:
+def _write_out(node: ir.Node, splicer: Splicer, static: Static, room: int) -> int | None:
+    """Return how many nodes there are now that the file does not have; None where the node stays."""
     if node.op_type == "If":
         return _choose(node, splicer, static)
-    return node.op_type == "Loop" and _unroll(node, splicer, static)
+    return _unroll(node, splicer, static, room) if node.op_type == "Loop" else None
 
 
-def _choose(node: ir.Node, splicer: Splicer, static: Static) -> bool:
+def _choose(node: ir.Node, splicer: Splicer, static: Static) -> int | None:
     """Put the only branch that an If can take in its place."""
     condition = static.value(node.inputs[0])
     if condition is None or condition.size != 1:
-        return False
+        return None
     branches = {name: node.attributes[name].value for name in ("then_branch", "else_branch")}
     for body in branches.values():
         splicer.forget(body)
     taken = branches["then_branch" if condition.item() else "else_branch"]
     splicer.replace(node, splicer.body(taken, [], node))
-    return True
+    return 0
 
 
-def _unroll(node: ir.Node, splicer: Splicer, static: Static) -> bool:
+def _unroll(node: ir.Node, splicer: Splicer, static: Static, room: int) -> int | None:
     """Put a Loop's rounds in its place: one body after the other, each fed by the one before."""
     body: ir.Graph = node.attributes["body"].value
     rounds = _rounds(node, body, static)
-    if rounds is None:
-        return False
+    nodes = sum(1 for _ in body.all_nodes())
+    if rounds is None or rounds * nodes > min(UNROLLED, room):
+        return None
     splicer.forget(body)
     states = [v for v in node.inputs[2:] if v is not None]
     number, condition = (np.ones((1,) * _rank(value), dtype=np.int64) for value in body.inputs[:2])
@@ -70,11 +78,11 @@ def _unroll(node: ir.Node, splicer: Splicer, static: Static) -> bool:
         copy = body.clone(allow_outer_scope_values=True)
         states = splicer.body(copy, [count, go_on, *states], node)[1:]
     splicer.replace(node, states)
-    return True
+    return rounds * nodes
 
 
 def _rounds(node: ir.Node, body: ir.Graph, static: Static) -> int | None:
-    """Return how often a Loop runs, if the file fixes it and the rounds are few; nothing is collected over them."""
+    """Return how often a Loop runs, if the file fixes it; nothing is collected over the rounds."""
     states = len(node.inputs) - 2
     count = static.value(node.inputs[0])
     fits = len(body.inputs) == 2 + states and len(body.outputs) == 1 + states and None not in node.inputs[2:]
@@ -88,8 +96,7 @@ def _rounds(node: ir.Node, body: ir.Graph, static: Static) -> int | None:
         last = maker.inputs[0]
     if last is not body.inputs[1] and not _is_true(last, static):
         return None
-    rounds = max(int(count.item()), 0)
-    return rounds if rounds * sum(1 for _ in body.all_nodes()) <= UNROLLED else None
+    return max(int(count.item()), 0)
 
 
 def _rank(value: ir.Value) -> int:

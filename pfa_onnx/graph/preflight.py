@@ -22,6 +22,7 @@ from pfa_onnx.graph.claims import called, check_tensor
 from pfa_onnx.graph.external import check_external
 from pfa_onnx.graph.order import in_order
 from pfa_onnx.graph.signatures import broken, check_node, operators_of
+from pfa_onnx.graph.sizes import Constants, check_size
 
 DEEPEST = 32  # bodies in bodies; protobuf reads no more of them
 FEEDS = 1 << 28  # numbers of one input: a file that declares more of them is never meant
@@ -74,8 +75,8 @@ class _Scope:
     versions: Mapping[str, int]
     inside: bool = False
 
-    def check(self, graph: GraphProto, outer: list[set[str]]) -> None:
-        """Check one graph. outer: the names that it sees around it."""
+    def check(self, graph: GraphProto, outer: list[set[str]], constants: Constants = ()) -> None:
+        """Check one graph. outer: the names that it sees around it; constants: those of them that are constants."""
         if len(outer) > DEEPEST:
             raise ModelError(f"there are more than {DEEPEST} bodies in one another", at=called(graph.name), fix=_EXPORT)
         for tensor in graph.initializer:
@@ -83,13 +84,16 @@ class _Scope:
                 raise ModelError("a constant has no name", at=called(graph.name), fix=_EXPORT)
             check_tensor(tensor)
         known = self._given(graph)
+        constants = [*constants, _constants(graph.initializer, graph.node)]
         _refuse_twice((name for node in graph.node for name in node.output if name), known, "is made")
-        self.check_nodes(graph.node, known, outer)
+        self.check_nodes(graph.node, known, outer, constants)
         for value in graph.output:
             if not any(value.name in names for names in (known, *outer)):
                 raise ModelError("an output of the graph is made by nothing", at=called(value.name), fix=_EXPORT)
 
-    def check_nodes(self, nodes: Sequence[NodeProto], known: set[str], outer: list[set[str]]) -> None:
+    def check_nodes(
+        self, nodes: Sequence[NodeProto], known: set[str], outer: list[set[str]], constants: Constants
+    ) -> None:
         """Check nodes that see these names; `known` then has what they make, too."""
         known.update(name for node in nodes for name in node.output if name)
         for node in nodes:
@@ -103,8 +107,9 @@ class _Scope:
                 check_tensor(tensor)
         _refuse_circles(nodes)
         for node in nodes:
+            check_size(node, constants)
             for body in _bodies(node):
-                self.check(body, [*outer, known])
+                self.check(body, [*outer, known], constants)
 
     def _given(self, graph: GraphProto) -> set[str]:
         """Return the names that a graph begins with; constants may be inputs, too."""
@@ -116,6 +121,15 @@ class _Scope:
         if "" in found:
             raise ModelError("an input has no name", at=called(graph.name), fix=_EXPORT)
         return found
+
+
+def _constants(tensors: Iterable[TensorProto], nodes: Iterable[NodeProto]) -> dict[str, TensorProto]:
+    """Return the tensors that the file gives a name, in Constant nodes, too."""
+    found = {tensor.name: tensor for tensor in tensors}
+    for node in nodes:
+        if node.op_type == "Constant" and node.output:
+            found.update((node.output[0], one.t) for one in node.attribute if one.type == AttributeProto.TENSOR)
+    return found
 
 
 def _refuse_twice(names: Iterable[str], known: set[str], what: str) -> None:
@@ -194,7 +208,7 @@ def _check_function(function: FunctionProto) -> None:
     _refuse_twice(function.input, known, "an input of a function is there")
     _refuse_twice((name for node in function.node for name in node.output if name), set(known), "is made")
     versions = operators_of(function)
-    _Scope(versions, inside=True).check_nodes(function.node, known, [])
+    _Scope(versions, inside=True).check_nodes(function.node, known, [], [_constants((), function.node)])
     for name in function.output:
         if name not in known:
             raise ModelError("an output of a function is made by nothing", at=called(name), fix=_EXPORT)

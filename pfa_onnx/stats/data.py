@@ -37,6 +37,8 @@ Data = str | Path | Mapping[str, Any] | Array | Callable[[], Any] | Iterable[Any
 
 UNNAMED = ""  # the key of an array that came alone
 LABELS_KEY = "labels"  # in a .npz or mapping, when no input has this name
+_SAVE = "save them with numpy.save or numpy.savez, as numbers"
+_FIRST_AXIS = "give every input as many samples, along the first axis"
 KINDS = "a folder of images, .tar or .parquet files, FILE.npy, FILE.npz or loader.py:function"
 
 
@@ -117,7 +119,7 @@ class ArrayData(Dataset):
             lengths[LABELS_KEY] = labels.size
         if len(set(lengths.values())) != 1:
             counts = ", ".join(f"{name} {count}" for name, count in lengths.items())
-            raise DataError(f"the arrays have different numbers of samples: {counts}", at=source)
+            raise DataError(f"the arrays have different numbers of samples: {counts}", at=source, fix=_FIRST_AXIS)
         total = next(iter(lengths.values()))
         if total == 0:
             raise DataError("there are no samples", at=source, fix=f"give {KINDS}")
@@ -286,7 +288,7 @@ def _load(path: Path) -> Mapping[str, Array]:
             "out of memory: the arrays of a .npz file are read as a whole", at=str(path), fix=fix
         ) from error
     except (*BROKEN, AttributeError, zlib.error) as error:
-        raise DataError(f"cannot read the arrays: {error}", at=str(path)) from error
+        raise DataError(f"cannot read the arrays: {error}", at=str(path), fix=_SAVE) from error
 
 
 def _match(

@@ -11,6 +11,7 @@ import io
 import math
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,7 +60,10 @@ _CUDA_OPTIONS = {
 _DTYPES = {"float": "float32", "double": "float64", "string": "object"} | {
     name: name for name in ("float16", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 }
+LONGEST = 3600.0  # seconds of a model's first run; a Loop may be written that never ends
 _FULL = re.compile(r"allocate memory|out of memory|bad_alloc|bad allocation|BFCArena")
+_EXPORT = "export the model again, and check that onnxruntime runs it"
+_FEEDABLE = "give the model tensors of ordinary types as inputs"
 _CUDA_FIX = "pip install pfa-onnx[cuda], or use --providers cpu"
 
 
@@ -69,6 +73,7 @@ class Runner:
     model: serialized bytes, or a path. external_dir: where its external data lies, needed with bytes.
     threads: for one operator; None = onnxruntime's choice. early_shapes: run Shape as soon as its input is there, which
     may then be freed: without it, a model that gives every tensor's shape keeps every tensor to the end.
+    at: the file that errors name, where it is not the path.
     provider: "cpu" or "cuda", what really runs. without_cuda: why it is not cuda, although "auto" found a device.
     Raises ModelError when the model does not load, or CUDA is asked for and does not start.
     """
@@ -81,6 +86,7 @@ class Runner:
         external_dir: Path | None = None,
         threads: int | None = None,
         early_shapes: bool = False,
+        at: Path | None = None,
     ) -> None:
         ort = load_runtime()
         options = ort.SessionOptions()
@@ -95,7 +101,9 @@ class Runner:
             options.intra_op_num_threads = threads
         if external_dir is not None:
             options.add_session_config_entry(_EXTERNAL_FOLDER, str(external_dir))
-        self._at = str(model) if isinstance(model, Path) else None
+        named = at or (model if isinstance(model, Path) else None)
+        self._at = None if named is None else str(named)
+        self._has_run = False
         self._ort = ort
         self._session, self.without_cuda = _start(ort, model, options, providers, self._at)
         self.provider = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"
@@ -105,8 +113,8 @@ class Runner:
     def run(self, feeds: Mapping[str, Array], fetch: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the named outputs (None = all), computed on all rows of the feeds; raises ModelError."""
         names = list(self.outputs if fetch is None else fetch)
-        with self._blame():
-            results = self._session.run(names, dict(feeds))
+        with self._watched() as options, self._blame():
+            results = self._session.run(names, dict(feeds), options)
         return dict(zip(names, results, strict=True))
 
     def upload(self, feeds: Mapping[str, Array]) -> Values:
@@ -117,18 +125,39 @@ class Runner:
     def run_there(self, values: Values, fetch: Sequence[str] | None = None) -> Values:
         """As `run`, from values that were uploaded to results that stay there; they are complete on return."""
         names = list(self.outputs if fetch is None else fetch)
-        with self._blame():
+        with self._watched() as options, self._blame():
             binding = self._session.io_binding()
             for name, value in values.items():
                 binding.bind_ortvalue_input(name, value)
             for name in names:
                 binding.bind_output(name, self.provider, 0)
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, options)
             return dict(zip(names, binding.get_outputs(), strict=True))
 
     def _there(self, array: Array) -> Any:
         where = "cpu" if array.dtype.hasobject else self.provider  # no device takes strings
         return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), where, 0)
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[Any]:
+        """Give options for one run; the first one is stopped when it takes far too long. Raises ModelError."""
+        if self._has_run:
+            yield None
+            return
+        options = self._ort.RunOptions()
+        timer = threading.Timer(LONGEST, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield options
+        except ModelError as error:
+            if not options.terminate:
+                raise
+            what = f"the model was stopped: one run took longer than {LONGEST:,.0f} seconds"
+            raise ModelError(what, at=self._at, fix="look for a Loop that does not end") from error
+        finally:
+            timer.cancel()
+        self._has_run = True
 
     @contextlib.contextmanager
     def _blame(self) -> Iterator[None]:
@@ -140,7 +169,7 @@ class Runner:
             if _is_full(error):
                 fix = "use a smaller --batch-size"
                 raise ModelError(f"out of memory while the model runs: {what}", at=self._at, fix=fix) from error
-            raise ModelError(f"the model does not run: {what}", at=self._at) from error
+            raise ModelError(f"the model does not run: {what}", at=self._at, fix=_EXPORT) from error
 
 
 def set_threads(threads: int) -> None:
@@ -272,7 +301,7 @@ def _start(ort: Any, model: bytes | Path, options: Any, providers: Providers, at
         if _is_full(error):
             fix = "give this process more memory"
             raise ModelError(f"out of memory while the model is loaded: {_trim(error)}", at=at, fix=fix) from error
-        raise ModelError(f"onnxruntime cannot load the model: {_trim(error)}", at=at) from error
+        raise ModelError(f"onnxruntime cannot load the model: {_trim(error)}", at=at, fix=_EXPORT) from error
 
 
 def _is_full(error: Exception) -> bool:
@@ -298,7 +327,7 @@ def _cuda_problem(ort: Any, *, built_in: bool) -> str | None:
 def _spec(arg: Any, at: str | None) -> InputSpec:
     dtype = _DTYPES.get(arg.type.removeprefix("tensor(").removesuffix(")"))
     if dtype is None:  # bfloat16, float8, sequences
-        raise ModelError(f"input {arg.name!r} is a {arg.type}, which numpy cannot feed", at=at)
+        raise ModelError(f"input {arg.name!r} is a {arg.type}, which numpy cannot feed", at=at, fix=_FEEDABLE)
     # some exporters write -1 or 0 for a dimension that is not known
     shape = tuple(dim if isinstance(dim, int) and dim > 0 else None for dim in arg.shape)
     return InputSpec(arg.name, shape, np.dtype(dtype))

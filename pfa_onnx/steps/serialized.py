@@ -33,7 +33,7 @@ def load_runner(
         unmap_all(graph.model)
         # onnxruntime would look there for the data of a file, too
         folder = graph.directory if isinstance(source, bytes) else None
-        return Runner(source, providers=providers, external_dir=folder, early_shapes=early_shapes)
+        return Runner(source, providers=providers, external_dir=folder, early_shapes=early_shapes, at=graph.path)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from fuzz.independent import agrees
 
 CPU_SECONDS = 25  # of a case, on any machine
 WALL_SECONDS = 150  # of a case that waits for something, on a machine that others use too
+LONGEST = 12.0  # of a model's first run: what never ends is to be stopped
 MEMORY = 3 << 30  # address space beyond what the parent has mapped
 RESIDENT = 1 << 30  # what a small file may cost in memory, beyond what the parent has
 
@@ -156,9 +157,10 @@ def _child(case: Case, root: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (256 << 20, 256 << 20))
     resource.setrlimit(resource.RLIMIT_AS, (_statm(0) + MEMORY,) * 2)
     from pfa_onnx.cli import main
-    from pfa_onnx.stats.session import set_threads
+    from pfa_onnx.stats import session
 
-    set_threads(1)
+    session.set_threads(1)
+    session.LONGEST = LONGEST
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         code = main(case.argv)

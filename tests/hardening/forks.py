@@ -62,7 +62,7 @@ class Server:
 
         patches: {"module:name": value}. send: (signal, n) to itself before the n-th change of a file below `watch`;
         n = 0: to list them in `watch`.events. fsize, memory: bytes that a file may have, that may be allocated
-        beyond what is there. user: to become. env: variables. cwd: where.
+        beyond what is there. user: to become. env: variables. cwd: where. whole: end as Python does, not at once.
         """
         self._count += 1
         outputs = self._folder / f"child-{self._count}"
@@ -125,7 +125,11 @@ def become(order: dict) -> None:
     from pfa_onnx.__main__ import run
 
     sys.argv = ["pfa-onnx", *order["words"]]
-    sys.exit(run())
+    code = run()
+    if order.get("whole"):
+        sys.exit(code)
+    sys.stdout.flush()
+    os._exit(code)  # to let go of all that the server has imported takes longer than most commands
 
 
 def watch(name: str, when: int, folder: str) -> None:
@@ -142,8 +146,8 @@ def watch(name: str, when: int, folder: str) -> None:
             return
         seen.append(event)
         if not when:
-            with open(f"{folder}.events", "a") as log:
-                log.write(f"{event} {os.path.basename(path)}\n")
+            with Path(f"{folder}.events").open("a") as log:
+                log.write(f"{event} {Path(path).name}\n")
         elif len(seen) == when:
             signal.raise_signal(SIGNALS[name])
 
