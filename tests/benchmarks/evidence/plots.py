@@ -1,7 +1,7 @@
 """Accuracy against footprint, as the paper's figures 1 and 2 draw it, and other domains, as figure 3 does; as SVG.
 
     pip install matplotlib
-    python tests/benchmarks/evidence/plots.py                # FOLDER/NAME.svg of evidence.json, FOLDER/domain.svg
+    python tests/benchmarks/evidence/plots.py                # FOLDER/NAME.svg, domain.svg, training.svg
 
 Footprints: left straight after slicing, right after repair; the change of accuracy is in percentage points. Domains:
 left the accuracy on the target's classes, with what is left of the parameters; right the channels that PFA-KL keeps.
@@ -99,18 +99,50 @@ def draw_domain(rows: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def draw_training(rows: dict[str, dict[str, Any]], whole: dict[str, float], path: Path) -> None:
+    """Draw the change of accuracy after training against the footprint, a line for each way to get there."""
+    names = list(dict.fromkeys(row["network"] for row in rows.values()))
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row["accuracy"] if ", " in key))
+    figure, axes = plt.subplots(1, len(names), figsize=(3.2 * len(names) + 2, 3.0), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        for column, colour in zip(columns, COLOURS, strict=False):
+            found = sorted(
+                (100 * row["params"], 100 * (sum(values) / len(values) - whole[name]))
+                for row in rows.values()
+                if row["network"] == name and (values := row["accuracy"].get(column))
+            )
+            if found:
+                dashes = "--" if column.startswith("scratch") else "-"
+                axis.plot(*zip(*found, strict=True), dashes, color=colour, marker=".", linewidth=1, label=column)
+        axis.axhline(0, color="0.4", linestyle=":", linewidth=0.8)
+        axis.set_title(TITLES.get(name, name))
+        axis.set_xlabel("parameters left, %")
+    axes[0][0].set_ylabel("accuracy change, points")
+    handles = {label: h for axis in axes[0] for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), fontsize=6, loc="center right")
+    figure.tight_layout(rect=(0, 0, 1 - 1.9 / figure.get_figwidth(), 1))
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=dataset.FOLDER, help="where evidence.json lies")
     parser.add_argument("--into", type=Path, help="a folder for the drawings; the same by default")
     options = parser.parse_args()
-    for name, net in json.loads((options.folder / "evidence.json").read_text()).items():
+    evidence = json.loads((options.folder / "evidence.json").read_text())
+    for name, net in evidence.items():
         path = (options.into or options.folder) / f"{name}.svg"
         draw(name, net, path)
         print(path)
     if (options.folder / "domain.json").exists():
         path = (options.into or options.folder) / "domain.svg"
         draw_domain(json.loads((options.folder / "domain.json").read_text()), path)
+        print(path)
+    if (options.folder / "finetune.json").exists():
+        path = (options.into or options.folder) / "training.svg"
+        whole = {name: net["accuracy"] for name, net in evidence.items()}
+        draw_training(json.loads((options.folder / "finetune.json").read_text()), whole, path)
         print(path)
 
 

@@ -11,11 +11,16 @@ TITLES = {"simplecnn": "SimpleCNN", "vgg": "VGG", "resnet20": "ResNet-20", "tiny
 NEAR = 0.02  # of the footprint: another pruner that is farther off is shown with its own
 LOST = 0.005  # below this loss of accuracy there is nothing to recover
 
-HEAD = """# Accuracy without training
+HEAD = """# What pruning costs, and what brings it back
 
 Written by `python tests/benchmarks/evidence/evaluate.py --markdown FILE`; how, it says itself. Accuracies are those of
-the test images, in per cent, straight after pruning. "recovered" is the share of the accuracy lost by slicing that repair
+the test images, in per cent, straight after pruning but for the last part. "recovered" is the share of the accuracy lost by slicing that repair
 brings back. Drawings: `plots.py --into FOLDER`; a dash was not measured. Other pruners leave as many parameters as the recipe in the same row; where they cannot, their own share stands in brackets."""
+
+
+TRAINED = """Written by `finetune.py`. "trained": two epochs with labels at a tenth of the original's rate, of the sliced file as the paper does it and of the repaired
+one; "distilled": `pfa-onnx finetune` for two epochs over the training images without labels; "scratch": the same smaller network with weights drawn anew, as short, and as
+long as the original was trained. Means, and the farthest seed, where there are several."""
 
 
 def markdown(folder: Path) -> str:
@@ -34,7 +39,7 @@ def markdown(folder: Path) -> str:
     if domain:
         parts += ["## Another domain", "![another domain](domain.svg)", domains(domain)]
     if tuned:
-        parts += ["## With training", training(tuned)]
+        parts += ["## With training", TRAINED, "![with training](training.svg)", training(tuned)]
     return "\n\n".join(parts) + "\n"
 
 
