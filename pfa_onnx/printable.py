@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 # controls but tab and line feed, what turns the direction of text, and halves of characters: bytes that are no UTF-8
 _STRANGE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -16,6 +17,15 @@ def printable(text: str) -> str:
 def in_one_line(name: str) -> str:
     """Return a name as `printable` does, without line feeds and tabs too."""
     return printable(name).replace("\n", r"\n").replace("\t", r"\t")
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path is UTF-8: names of files are bytes, and not every library takes them all."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -66,7 +66,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _clear(folder)
         _held.discard(str(folder))
         if descriptor is not None:
             os.close(descriptor)
@@ -113,6 +113,15 @@ def _is_held(descriptor: int, process: int) -> bool:
     return False
 
 
+def _clear(folder: Path) -> None:
+    """Remove it, also when Ctrl-C comes just then."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _remove(beside: Path, *, is_folder: bool) -> None:
     if is_folder:
         shutil.rmtree(beside)
@@ -138,7 +147,7 @@ def _made(path: Path, make: Any) -> tuple[Path, Any]:
         _held.add(str(beside))
         try:
             descriptor = make(beside)
-        except OSError:
+        except BaseException:
             _held.discard(str(beside))
             raise
         if descriptor is None or fcntl is None or _hold(beside, descriptor):
@@ -148,8 +157,12 @@ def _made(path: Path, make: Any) -> tuple[Path, Any]:
 
 
 def _new_folder(folder: Path) -> int | None:
-    folder.mkdir(mode=0o700)
-    return os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    try:
+        folder.mkdir(mode=0o700)
+        return os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    except KeyboardInterrupt:
+        _clear(folder)
+        raise
 
 
 def _hold(beside: Path, descriptor: int) -> bool:

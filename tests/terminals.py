@@ -20,14 +20,24 @@ sys.path[:0] = {path!r}
 from report import lengthy
 from pfa_onnx.cli import main
 lengthy.install()
-sys.exit(main({argv!r}))
+for argv in {runs!r}:
+    for stream in (sys.stdout, sys.stderr):
+        print({mark!r}, file=stream, flush=True)
+    code = main(argv)
+sys.exit(code)
 """
+MARK = "=== the next one ==="
 
 
-def faked(argv):
-    """The command that runs the command line against the answers of report/lengthy.py."""
+def faked(*runs):
+    """The command that runs some command lines against the answers of report/lengthy.py, one after the other."""
     path = [str(HERE), str(HERE.parent)]
-    return [sys.executable, "-c", FAKED.format(path=path, argv=list(argv))]
+    return [sys.executable, "-c", FAKED.format(path=path, runs=[run.split() for run in runs], mark=MARK)]
+
+
+def apart(shown):
+    """What each of them showed."""
+    return [part.removeprefix("\n") for part in shown.replace("\r\n", "\n").split(MARK) if part.strip()]
 
 
 def on_a_terminal(command, columns, **environment):

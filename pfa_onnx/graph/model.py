@@ -23,7 +23,7 @@ from pfa_onnx.graph import protos
 from pfa_onnx.graph.branches import write_out
 from pfa_onnx.graph.evaluate import evaluate, is_pure
 from pfa_onnx.graph.external import external_files, stamps_of
-from pfa_onnx.graph.order import in_order
+from pfa_onnx.graph.order import in_order, those_before
 from pfa_onnx.recipe import InputSpec, Taken
 
 Array = npt.NDArray[Any]
@@ -100,10 +100,20 @@ class Graph:
             return read_tensor(value)
         if node.op_type == "Constant":
             return constant_of(node)
-        outputs = evaluate(node, [None if v is None else self.array(v) for v in node.inputs], self.opset)
-        for out, result in zip(node.outputs, outputs, strict=False):
-            self._folded[str(out.name)] = result
+        for maker in those_before(node, self._unfolded):
+            outputs = evaluate(maker, [None if v is None else self.array(v) for v in maker.inputs], self.opset)
+            for out, result in zip(maker.outputs, outputs, strict=False):
+                self._folded[str(out.name)] = result
+        if name not in self._folded:
+            raise ModelError(f"cannot compute {node.op_type} on constants", at=name, fix="export the model again")
         return self._folded[name]
+
+    def _unfolded(self, node: ir.Node) -> Iterator[ir.Node]:
+        """Yield the nodes that have to be folded before a constant one."""
+        for value in node.inputs:
+            maker = None if value is None or str(value.name) in self._folded else value.producer()
+            if maker is not None and maker.op_type != "Constant":
+                yield maker
 
     def forget(self) -> None:
         """Fold constants anew: one of them was changed."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pfa_onnx.graph.evaluate import evaluate
+from pfa_onnx.graph.order import those_before
 from pfa_onnx.recipe import Ints
 
 if TYPE_CHECKING:
@@ -88,12 +89,20 @@ class Origins:
         return run.graph.array(value) if run.graph.is_constant(value) else run.values[str(value.name)]
 
     def _of(self, value: ir.Value) -> Ints:
-        name = str(value.name)
-        if name not in self._found:
-            node = value.producer()
-            assert node is not None
-            self._found[name] = self._through(node, value)
-        return self._found[name]
+        if str(value.name) not in self._found:
+            for one in those_before(value, self._unfound):
+                node = one.producer()
+                assert node is not None
+                self._found[str(one.name)] = self._through(node, one)
+        return self._found[str(value.name)]
+
+    def _unfound(self, value: ir.Value) -> list[ir.Value]:
+        """Return what a value is computed of whose origins have to be found first."""
+        node = value.producer()
+        if node is None or node.op_type == "Shape":
+            return []
+        computed = (v for v in node.inputs if v is not None and not self._run.graph.is_constant(v))
+        return [v for v in computed if str(v.name) not in self._found]
 
     def _through(self, node: ir.Node, value: ir.Value) -> Ints:
         run = self._run

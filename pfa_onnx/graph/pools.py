@@ -16,9 +16,11 @@ GOLDEN = (5**0.5 - 1) / 2
 FINE = 1 << 16
 
 
-def mean_nodes(source: str, tap: str, rank: int, axis: int, opset: int) -> list[onnx.NodeProto]:
-    """Return nodes that pool by the mean over all axes but samples and channels."""
-    if axis == 1 and rank > 2:  # runs on the blocked layout of convolutions
+def mean_nodes(
+    source: str, tap: str, rank: int, axis: int, opset: int, *, reduce: bool = False
+) -> list[onnx.NodeProto]:
+    """Return nodes that pool by the mean over all axes but samples and channels. reduce: by a reduction in any case."""
+    if axis == 1 and rank > 2 and not reduce:  # runs on the blocked layout of convolutions
         pool = helper.make_node("GlobalAveragePool", [source], [f"{tap}/pooled"], name=f"{tap}/pool")
         return [pool, helper.make_node("Flatten", [f"{tap}/pooled"], [tap], name=tap, axis=1)]
     axes = [a for a in range(1, rank) if a != axis]
@@ -27,14 +29,27 @@ def mean_nodes(source: str, tap: str, rank: int, axis: int, opset: int) -> list[
     return _reduce("ReduceMean", source, tap, axes, opset)
 
 
-def square_nodes(source: str, tap: str, rank: int, axis: int, opset: int) -> list[onnx.NodeProto]:
+def square_nodes(
+    source: str, tap: str, rank: int, axis: int, opset: int, *, double: bool = False
+) -> list[onnx.NodeProto]:
     """Return nodes that give the mean square of every channel over all other axes but samples, [rows, C]."""
-    wide = helper.make_node("Cast", [source], [f"{tap}/wide"], name=f"{tap}/wide", to=onnx.TensorProto.FLOAT)
+    kind = onnx.TensorProto.DOUBLE if double else onnx.TensorProto.FLOAT
+    wide = helper.make_node("Cast", [source], [f"{tap}/wide"], name=f"{tap}/wide", to=kind)
     square = helper.make_node("Mul", [f"{tap}/wide"] * 2, [f"{tap}/square"], name=f"{tap}/square")
     axes = [a for a in range(1, rank) if a != axis]
     if not axes:
         return [wide, square, helper.make_node("Identity", [f"{tap}/square"], [tap], name=tap)]
     return [wide, square, *_reduce("ReduceMean", f"{tap}/square", tap, axes, opset)]
+
+
+def check_nodes(source: str, tap: str, rank: int, axis: int, opset: int) -> list[onnx.NodeProto]:
+    """Return nodes that give zero, [rows, C], but NaN where anything is NaN or infinite: maxima pass over NaN."""
+    zero = f"{tap}/zero"
+    axes = [a for a in range(1, rank) if a != axis]
+    if not axes:
+        return [helper.make_node("Sub", [source, source], [tap], name=tap)]
+    off = helper.make_node("Sub", [source, source], [zero], name=zero)
+    return [off, *_reduce("ReduceMean", zero, tap, axes, opset)]
 
 
 def positions_of(extent: int, count: int) -> list[int]:

@@ -23,6 +23,7 @@ from pfa_onnx.graph.external import check_external
 from pfa_onnx.graph.order import in_order
 from pfa_onnx.graph.signatures import broken, check_node, operators_of
 from pfa_onnx.graph.sizes import Constants, check_size
+from pfa_onnx.graph.traps import check_traps
 
 DEEPEST = 32  # bodies in bodies; protobuf reads no more of them
 FEEDS = 1 << 28  # numbers of one input: a file that declares more of them is never meant
@@ -108,6 +109,7 @@ class _Scope:
         _refuse_circles(nodes)
         for node in nodes:
             check_size(node, constants)
+            check_traps(node, constants)
             for body in _bodies(node):
                 self.check(body, [*outer, known], constants)
 

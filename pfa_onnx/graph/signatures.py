@@ -1,7 +1,7 @@
 """What a node says against what the standard says of its operator: how much it reads and makes, and its attributes.
 
 onnxruntime asks the same of every node; asked first, it is a clear refusal before any rule reads an attribute that is
-something else than it should be. Numbers by which onnxruntime divides without looking are looked at here.
+something else than it should be.
 """
 
 from __future__ import annotations
@@ -17,36 +17,7 @@ _EXPORT = "export the model again"
 _NEWEST = defs.onnx_opset_version()
 _STANDARD = {"", "ai.onnx.ml"}  # domains of which onnx has the operators
 
-# operator -> attributes that have to be positive, each number of them: onnxruntime divides by them, or steps by them
-_POSITIVE = {
-    "Conv": ("group", "strides", "dilations", "kernel_shape"),
-    "ConvTranspose": ("group", "strides", "dilations", "kernel_shape"),
-    "ConvInteger": ("group", "strides", "dilations", "kernel_shape"),
-    "QLinearConv": ("group", "strides", "dilations", "kernel_shape"),
-    "DeformConv": ("group", "offset_group", "strides", "dilations", "kernel_shape"),
-    "FusedConv": ("group", "strides", "dilations", "kernel_shape"),
-    "MaxPool": ("strides", "dilations", "kernel_shape"),
-    "AveragePool": ("strides", "dilations", "kernel_shape"),
-    "LpPool": ("strides", "dilations", "kernel_shape", "p"),
-    "MaxUnpool": ("strides", "kernel_shape"),
-    "Col2Im": ("strides", "dilations"),
-    "DepthToSpace": ("blocksize",),
-    "SpaceToDepth": ("blocksize",),
-    "GroupNormalization": ("num_groups",),
-    "GroupNorm": ("groups",),
-    "LRN": ("size",),
-    "Split": ("num_outputs",),
-    "Attention": ("q_num_heads", "kv_num_heads", "num_heads"),
-    "MultiHeadAttention": ("num_heads",),
-    "GroupQueryAttention": ("num_heads", "kv_num_heads"),
-    "LSTM": ("hidden_size",),
-    "GRU": ("hidden_size",),
-    "RNN": ("hidden_size",),
-    "Scan": ("num_scan_inputs",),
-    "RoiAlign": ("output_height", "output_width"),
-    "MaxRoiPool": ("pooled_shape",),
-}
-_LARGEST = 1 << 31  # of any number in _POSITIVE: onnxruntime multiplies them
+_LARGEST = 1 << 31
 
 
 def check_node(node: NodeProto, version: int | None, *, inside: bool = False) -> None:
@@ -62,7 +33,6 @@ def check_node(node: NodeProto, version: int | None, *, inside: bool = False) ->
             raise broken(
                 node, f"refers to an attribute {called(attribute.ref_attr_name)!r} of a function, and is in none"
             )
-        _check_positive(node, attribute)
     domain = "" if node.domain == "ai.onnx" else node.domain
     known = domain in _STANDARD and version is not None and (domain != "" or version <= _NEWEST)
     schema = _schema(node.op_type, domain, version or 0) if known else None
@@ -84,14 +54,6 @@ def _schema(operator: str, domain: str, version: int) -> defs.OpSchema | None:
         return None
 
 
-def _check_positive(node: NodeProto, attribute: AttributeProto) -> None:
-    if attribute.name not in _POSITIVE.get(node.op_type, ()):
-        return
-    numbers = [attribute.i] if attribute.type == AttributeProto.INT else list(attribute.ints)
-    if any(not 0 < number < _LARGEST for number in numbers):
-        raise broken(node, f"has {attribute.name} {_short(numbers)}, which has to be positive")
-
-
 def _check_against(node: NodeProto, schema: defs.OpSchema) -> None:
     for what, count, least, most in (
         ("inputs", len(node.input), schema.min_input, schema.max_input),
@@ -111,10 +73,6 @@ def _check_against(node: NodeProto, schema: defs.OpSchema) -> None:
     for name, found in schema.attributes.items():
         if found.required and name not in given:
             raise broken(node, f"lacks its attribute {name!r}")
-
-
-def _short(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:6])) + (", ..." if len(numbers) > 6 else "")
 
 
 def operators_of(model: ModelProto | FunctionProto) -> dict[str, int]:

@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from pfa_onnx.graph.signatures import broken
 
-MOST = 1 << 31  # numbers of one tensor; no runtime counts further in its kernels
+MOST = (1 << 31) - 1  # numbers of one tensor; no runtime counts further in its kernels
 _LONG = 4096  # numbers that say a size are few
 
 Constants = Sequence[Mapping[str, TensorProto]]
@@ -66,19 +66,28 @@ def check_size(node: NodeProto, constants: Constants) -> None:
         raise broken(node, f"makes {size:,.0f} numbers of a few, more than a tensor can have")
 
 
-def _said(node: NodeProto, source: int | str, constants: Constants) -> Numbers:
-    """Return the numbers that say a size; none where the file does not fix them."""
-    if isinstance(source, str):
-        found = [attribute for attribute in node.attribute if attribute.name == source]
-        return [float(n) for attribute in found for n in (*attribute.ints, *attribute.floats, attribute.i)]
-    name = node.input[source] if source < len(node.input) else ""
-    tensor = next((tensors[name] for tensors in reversed(constants) if name in tensors), None)
-    if not name or tensor is None or tensor.data_location == TensorProto.EXTERNAL or prod(tensor.dims) > _LONG:
+def constant(name: str, constants: Constants) -> TensorProto | None:
+    """Return the constant of this name, the innermost one."""
+    return next((tensors[name] for tensors in reversed(constants) if name in tensors), None)
+
+
+def numbers_of(node: NodeProto, place: int, constants: Constants) -> Numbers:
+    """Return the numbers of an operand; none where the file does not fix them, or they are many."""
+    tensor = constant(node.input[place], constants) if place < len(node.input) and node.input[place] else None
+    if tensor is None or tensor.data_location == TensorProto.EXTERNAL or prod(tensor.dims) > _LONG:
         return []
     if tensor.data_type in {TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128}:
         return []
     numbers: Numbers = numpy_helper.to_array(tensor).astype(float).ravel().tolist()
     return [number for number in numbers if number == number]  # noqa: PLR0124 - NaN is refused by who reads it
+
+
+def _said(node: NodeProto, source: int | str, constants: Constants) -> Numbers:
+    """Return the numbers that say a size: those of an operand, or of an attribute."""
+    if isinstance(source, int):
+        return numbers_of(node, source, constants)
+    found = [attribute for attribute in node.attribute if attribute.name == source]
+    return [float(n) for attribute in found for n in (*attribute.ints, *attribute.floats, attribute.i)]
 
 
 def _steps(said: list[Numbers]) -> float:

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from pfa_onnx.errors import ModelError
 from pfa_onnx.graph.evaluate import evaluate, is_pure
+from pfa_onnx.graph.order import those_before
 
 Array = npt.NDArray[Any]
 
@@ -67,14 +68,19 @@ class Static:
     # --- values ----------------------------------------------------------------------------------------
 
     def _partly(self, value: ir.Value) -> Partly | None:
-        if value in self._whole:
-            return self._whole[value]
-        if value not in self._found:
-            self._found[value] = None  # a cycle, in a broken file, knows nothing of itself
-            self._found[value] = found = self._look(value)
-            if found is not None and found.known.all():
-                self._whole[value] = found
-        return self._found[value]
+        if value not in self._whole and value not in self._found:
+            for one in those_before(value, self._unknown_operands):
+                self._found[one] = found = self._look(one)
+                if found is not None and found.known.all():
+                    self._whole[one] = found
+        return self._whole.get(value) or self._found[value]
+
+    def _unknown_operands(self, value: ir.Value) -> list[ir.Value]:
+        """Return what has to be looked at before a value that is computed."""
+        node = value.producer()
+        if node is None or node.op_type in {"Constant", "Shape", "Size"} or not is_pure(node) or len(node.outputs) != 1:
+            return []
+        return [v for v in node.inputs if v is not None and v not in self._whole and v not in self._found]
 
     def _look(self, value: ir.Value) -> Partly | None:
         node = value.producer()

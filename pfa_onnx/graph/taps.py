@@ -7,7 +7,7 @@ as soon as it is pooled (a test guards it; nothing depends on it for correctness
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,7 @@ from onnx import helper
 
 from pfa_onnx.graph import protos
 from pfa_onnx.graph.model import Graph
-from pfa_onnx.graph.pools import POSITIONS, mean_nodes, position_nodes, square_nodes
+from pfa_onnx.graph.pools import POSITIONS, check_nodes, mean_nodes, position_nodes, square_nodes
 from pfa_onnx.responses import Pool
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pfa_onnx.graph.trace import Traced
 
 Pooling = Literal["global", "reduce", "tiled"]  # operators that pool alike, to the last bit
+POOLED = {ir.DataType.FLOAT, ir.DataType.FLOAT16}  # what "global" and "tiled" have kernels for
 TILE = 8  # of "tiled": 8 x 8 positions first, then what is left
 
 _NO_TENSOR = {
@@ -68,15 +69,16 @@ def _is_sequence(value: ir.Value) -> bool:
 class Tapping:
     """How responses are taken; the default is the paper's way.
 
-    poolings: by which operators the maximum is taken, by layer output. points: the tensors that are measured in place
-    of the layers' outputs. operands: what layers read, of which the mean squares are wanted too. samples: that the
-    layers' shapes are of.
+    poolings: by which operators space is pooled, by layer output. points: the tensors that are measured in place
+    of the layers' outputs. operands: what layers read, of which the mean squares are wanted too; double: the layers
+    for which these are taken in double precision. samples: that the layers' shapes are of.
     """
 
     poolings: Mapping[str, Pooling] = field(default_factory=dict)
     pool: Pool = "max"
     points: Mapping[str, str] = field(default_factory=dict)
     operands: Mapping[str, Operand] = field(default_factory=dict)
+    double: Collection[str] = ()
     samples: int = 1
 
 
@@ -110,13 +112,27 @@ def _tap_nodes(traced: Traced, tap: str, opset: int, how: Tapping) -> list[onnx.
     source, nodes = how.points.get(output, output), []
     operand = how.operands.get(output)
     if operand is not None:
-        nodes = square_nodes(operand.tensor, squares_tap(tap), len(operand.shape), operand.axis, opset)
+        double = output in how.double
+        nodes = square_nodes(operand.tensor, squares_tap(tap), len(operand.shape), operand.axis, opset, double=double)
     if how.pool == "mean" and axis:
-        return [*nodes, *mean_nodes(source, tap, rank, axis, opset)]
+        reduce = how.poolings.get(output) == "reduce"
+        return [*nodes, *mean_nodes(source, tap, rank, axis, opset, reduce=reduce)]
     if how.pool == "positions" and axis:
         rows = max(1, POSITIONS * how.samples // max(1, traced.shape[0]))  # a sample's windows share its rows
         return [*nodes, *position_nodes(source, tap, traced.shape, axis, rows)]
     return [*nodes, *pool_nodes(source, tap, rank, axis, opset, pooling=how.poolings.get(output, "global"))]
+
+
+def checked(graph: Graph, layers: Sequence[Traced]) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return a copy that gives zero for every layer, [rows, C], but NaN where a response is NaN or infinite."""
+    proto = protos.to_proto(graph.model)
+    taps = {traced.layer.output: f"pfa_onnx/check/{k}" for k, traced in enumerate(layers)}
+    drop_unread(proto, taps)
+    for traced in reversed(layers):
+        output, rank = traced.layer.output, len(traced.shape)
+        proto.graph.node.extend(check_nodes(output, taps[output], rank, traced.axis, graph.opset))
+    _outputs(proto, [onnx.ValueInfoProto(name=tap) for tap in taps.values()])
+    return proto, taps
 
 
 def showing(model: ir.Model, names: Sequence[str]) -> onnx.ModelProto:

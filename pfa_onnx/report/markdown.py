@@ -68,7 +68,8 @@ def _failures(report: CheckReport) -> list[str | Table]:
     if skipped:
         listed = [f"- {_code(words.clean(name))}: {escape(why)}" for name, why in skipped[:_CHANGED]]
         more = [f"\n... {len(skipped) - _CHANGED:,} more"] if len(skipped) > _CHANGED else []
-        parts += [f"### {len(skipped):,} inputs could not be read", "\n".join([*listed, *more])]
+        title = f"### {len(skipped):,} input{'s' * (len(skipped) != 1)} could not be read"
+        parts += [title, "\n".join([*listed, *more])]
     return parts
 
 

@@ -218,7 +218,8 @@ def relative_error(reference: Array, other: Array) -> float:
     a, b = reference.astype(np.float64), other.astype(np.float64)
     difference = _difference(a, b)
     finite = np.abs(a[np.isfinite(a)])
-    scale = max(float(finite.max(initial=0.0)), float(np.finfo(np.float32).tiny))
+    smallest = np.finfo(reference.dtype if reference.dtype.kind == "f" else np.float32).tiny
+    scale = max(float(finite.max(initial=0.0)), float(smallest))
     return float(difference.max()) / scale
 
 

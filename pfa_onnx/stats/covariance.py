@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from pfa_onnx.recipe import Floats
 
 BLOCK = 512  # rows per product: the cost per row falls 16-fold from 8 rows to 512, and flattens there
-_LOOK = "look for NaN and infinity in inputs and weights; if it is float16, calibrate its float32 original"
+LOOK = "look for NaN and infinity in inputs and weights; if it is float16, calibrate its float32 original"
 ROUNDING = 1e-6  # a standard deviation that is this share of the mean is rounding: a few units in float32's last place
+
+
+class NoNumberError(DataError):
+    """A response is NaN or infinite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +86,7 @@ class Moments:
         What is behind a layer that gives constants is constant too, but for the last bits: a runtime adds up in another
         order where a batch is smaller, or threads are more. In a layer where nothing else varies that would decide.
         """
-        spread = np.sqrt(self.variances)
+        spread = np.sqrt(np.maximum(self.variances, 0.0))
         still = (spread > 0) & (spread <= ROUNDING * np.abs(self.mean))
         if not still.any():
             return self
@@ -186,18 +190,17 @@ class Accumulator:
                 at=self._name,
                 fix="leave the layer out with --exclude",
             )
-        self._refuse_infinite(_are_numbers(rows).all(axis=0))
+        self._refuse_infinite(np.logical_and.reduce(_are_numbers(rows)))
 
     def _refuse_infinite(
-        self, finite: npt.NDArray[np.bool_], what: str = "a response is NaN or infinite", fix: str = _LOOK
+        self, finite: npt.NDArray[np.bool_], what: str = "a response is NaN or infinite", fix: str = LOOK
     ) -> None:
         if not finite.all():
-            raise DataError(f"{what} (channel {int(np.argmin(finite))})", at=self._name, fix=fix)
+            raise NoNumberError(f"{what} (channel {int(np.argmin(finite))})", at=self._name, fix=fix)
 
 
 def _are_numbers(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return which responses are numbers: of a map of nothing but NaN, a maximum pool gives the lowest number there is."""
-    if rows.dtype.kind != "f":
-        return np.isfinite(rows)
-    found: npt.NDArray[np.bool_] = np.abs(rows) < np.finfo(rows.dtype).max
+    """Return which responses are numbers: of a map of nothing but NaN, a maximum pool gives the lowest one there is."""
+    floats = rows.dtype.kind == "f"
+    found: npt.NDArray[np.bool_] = np.abs(rows) < np.finfo(rows.dtype).max if floats else np.isfinite(rows)
     return found

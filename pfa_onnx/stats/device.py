@@ -121,8 +121,9 @@ class _Chunk:
 def _moments(count: int, origin: Floats, total: Floats, squares: Floats) -> Moments:
     """Return the moments of rows whose deviations from an origin, and their products, have these sums."""
     drift = total / count
-    m2 = squares - np.outer(drift, total)
-    m2 += m2.T.copy()  # a product is symmetric up to rounding only
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused by whoever takes the moments
+        m2 = squares - np.outer(drift, total)
+        m2 += m2.T.copy()  # a product is symmetric up to rounding only
     m2 *= 0.5
     return Moments(count, origin + drift, m2)
 
@@ -174,6 +175,11 @@ def _adder(streams: Mapping[str, Stream], samples: int) -> onnx.ModelProto:
             pooled = f"{layer}/pooled"
             pool = "ReduceMean" if stream.pool == "mean" else "ReduceMax"
             nodes.append(helper.make_node(pool, [f"{layer}/grouped"], [pooled], axes=[1], keepdims=0))
+        if kind == TensorProto.FLOAT:
+            # of a map of nothing but NaN, a maximum pool gives the lowest number there is: twice that is infinite
+            nodes.append(helper.make_node("Add", [pooled, pooled], [f"{layer}/twice"]))
+            nodes.append(helper.make_node("Mul", [f"{layer}/twice", "half"], [f"{layer}/once"]))
+            pooled = f"{layer}/once"
         nodes += [
             helper.make_node("Cast", [pooled], [f"{layer}/wide"], to=TensorProto.DOUBLE),
             helper.make_node("Sub", [f"{layer}/wide", f"{layer}/origin"], [f"{layer}/off"]),
@@ -182,5 +188,6 @@ def _adder(streams: Mapping[str, Stream], samples: int) -> onnx.ModelProto:
             helper.make_node("Add", [f"{layer}/sum", f"{layer}/more"], [f"{layer}/sum/new"]),
         ]
     constants.append(numpy_helper.from_array(np.array([0], np.int64), "first"))
+    constants.append(numpy_helper.from_array(np.array(0.5, np.float32), "half"))
     graph = helper.make_graph(nodes, "sums", inputs, outputs, constants)
     return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])

@@ -116,7 +116,8 @@ def spectra(moments: Mapping[str, Moments], done: Callable[[int], None]) -> dict
     with one_blas_thread(), ThreadPoolExecutor(available_cores()) as pool:
         widest_first = sorted(moments, key=lambda output: -moments[output].channels)
         waiting = {
-            output: pool.submit(lambda one: _spectrum(one.covariance), moments[output]) for output in widest_first
+            output: pool.submit(lambda one: _spectrum(one.without_rounding().covariance), moments[output])
+            for output in widest_first
         }
         for count, _ in enumerate(as_completed(waiting.values()), 1):
             done(count)

@@ -222,7 +222,7 @@ def load(record: Record, decoder: Decoder) -> Loaded:
     except Exception as error:  # noqa: BLE001 - decoders raise anything on a broken file, and one must not stop a run
         why = f"{type(error).__name__}: {error}"
         why = why.replace(record.place, record.name) if record.place else why
-        return Loaded(record.name, record.label, {}, _BUFFER.sub(repr(record.name), why))
+        return Loaded(record.name, record.label, {}, _BUFFER.sub(lambda _: repr(record.name), why))
     return Loaded(record.name, record.label, decoder.fit(opened, record.name))
 
 

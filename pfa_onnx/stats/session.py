@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pfa_onnx.errors import ModelError, UsageError
+from pfa_onnx.printable import is_text
 from pfa_onnx.recipe import InputSpec
 from pfa_onnx.stats.prefetch import prefetch
 
@@ -99,9 +100,11 @@ class Runner:
         threads = threads or _process.get("threads")
         if threads is not None:
             options.intra_op_num_threads = threads
-        if external_dir is not None:
-            options.add_session_config_entry(_EXTERNAL_FOLDER, str(external_dir))
         named = at or (model if isinstance(model, Path) else None)
+        if isinstance(model, Path) and not is_text(model):  # it is given text, and names of files are bytes
+            model, external_dir = model.read_bytes(), model.parent
+        if external_dir is not None and is_text(external_dir):
+            options.add_session_config_entry(_EXTERNAL_FOLDER, str(external_dir))
         self._at = None if named is None else str(named)
         self._has_run = False
         self._ort = ort

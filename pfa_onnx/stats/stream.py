@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -263,7 +264,9 @@ def _blame(source: str, file: str | None) -> Iterator[None]:
         if isinstance(error, SyntaxError) and error.filename:
             place = f"{error.filename}:{error.lineno}"
         else:
-            frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+            found = [error, error.__cause__]  # a StopIteration that leaves a generator becomes another error
+            traces = [traceback.extract_tb(one.__traceback__) for one in found if one is not None]
+            frames = [frame for frame in chain(*traces) if frame.filename != __file__]
             own = [frame for frame in frames if file and Path(frame.filename).resolve() == Path(file).resolve()]
             place = next((f"{f.filename}:{f.lineno} in {f.name}" for f in reversed(own or frames)), source)
         raise DataError(f"{source} failed: {type(error).__name__}: {error}", at=place) from error

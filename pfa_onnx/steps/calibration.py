@@ -7,24 +7,27 @@ the device (stats/device.py). Only a first batch, and what does not fill a batch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy.typing as npt
+import onnx_ir as ir
 
 from pfa_onnx.graph.behind import tap_points
+from pfa_onnx.graph.dtypes import tensor_types
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.graph.norms import Operand
-from pfa_onnx.graph.taps import Tapping, tapped
+from pfa_onnx.graph.taps import POOLED, Tapping, tapped
 from pfa_onnx.graph.trace import Traced
 from pfa_onnx.options import DataOptions
 from pfa_onnx.recipe import Floats, Reason
 from pfa_onnx.stats.checkpoint import Checkpoint
-from pfa_onnx.stats.covariance import Accumulator, Moments
+from pfa_onnx.stats.covariance import Accumulator, Moments, NoNumberError
 from pfa_onnx.stats.data import Batch
 from pfa_onnx.stats.device import DeviceSums, Stream
 from pfa_onnx.stats.session import Providers, Runner, Values, expects_cuda, pad, run_padded, unpadded
+from pfa_onnx.steps.blame import blamed
 from pfa_onnx.steps.fusion import keep_fused
 from pfa_onnx.steps.poolings import fastest_poolings
 from pfa_onnx.steps.serialized import load_runner
@@ -69,55 +72,96 @@ class Calibration:
         layers = tuple(t for t in layers if t.layer.output not in self.unmeasured)
         self._layers = {traced.layer.output: traced for traced in layers}
         self._sums = {t.layer.output: Accumulator(t.layer.channels, t.layer.node) for t in layers}
-        self.provider, self.without_cuda = "cpu", None
+        self.provider = "cpu"
+        self.without_cuda: str | None = None
         self._runner: Runner | None = None
         self._taps: dict[str, str] = {}
         self.responses = options.responses
         self._pool = options.responses.pool
         operands = {output: one for output, one in operands.items() if output not in self.unmeasured}
+        self._providers: Providers = options.providers
+        self._graph = graph
         if layers:
-            cuda = expects_cuda(options.providers)
-            choose = cuda and self._pool == "max"
-            ways = fastest_poolings(layers, max(1, size // probed), options.providers) if choose else {}
-            points = tap_points(graph, layers, options.responses.tap)
-            proto, self._taps = tapped(graph, layers, Tapping(ways, self._pool, points, operands, probed))
-            if not cuda:
-                keep_fused(proto, [t for t in layers if points[t.layer.output] == t.layer.output])
-            self._runner = load_runner(proto, graph, options.providers)
-            self.provider, self.without_cuda = self._runner.provider, self._runner.without_cuda
+            self._how = self._tapping(options, probed, operands)
+            self._load()
         self._squares = InputSquares(operands, self._taps)
         self._on_device = self.provider == "cuda"
         self._device: DeviceSums | None = None
-        self._providers: Providers = options.providers
+
+    def _tapping(self, options: DataOptions, probed: int, operands: Mapping[str, Operand]) -> Tapping:
+        layers = tuple(self._layers.values())
+        choose = expects_cuda(options.providers) and self._pool == "max"
+        ways = fastest_poolings(layers, max(1, self._size // probed), options.providers) if choose else {}
+        points = tap_points(self._graph, layers, options.responses.tap)
+        types = tensor_types(self._graph)
+        odd = [output for output, point in points.items() if types.get(point, ir.DataType.FLOAT) not in POOLED]
+        return Tapping({**ways, **dict.fromkeys(odd, "reduce")}, self._pool, points, operands, samples=probed)
+
+    def _load(self) -> None:
+        """Load the model with its taps."""
+        layers, points = tuple(self._layers.values()), self._how.points
+        proto, self._taps = tapped(self._graph, layers, self._how)
+        if not expects_cuda(self._providers):
+            keep_fused(proto, [t for t in layers if points[t.layer.output] == t.layer.output])
+        self._runner = None  # of two models, one is in memory
+        self._runner = load_runner(proto, self._graph, self._providers)
+        self.provider, self.without_cuda = self._runner.provider, self._runner.without_cuda
 
     def prepare(self, batch: Batch) -> Ready:
         """Bring a batch to where the model runs; another thread may do that while a batch runs."""
-        if not self._on_device or self._runner is None:
+        runner = self._runner
+        if not self._on_device or runner is None:
             return Ready(batch, None)
-        return Ready(batch, self._runner.upload(pad(batch, self._size)))
+        return Ready(batch, runner.upload(pad(batch, self._size)))
 
     def add(self, ready: Ready) -> None:
-        """Run a batch and take in every layer's responses."""
-        if self._runner is None:
-            return
+        """Run a batch and take in every layer's responses; raises DataError where one is NaN or infinite."""
+        while self._layers and not self._measured(ready):
+            pass
+
+    def _measured(self, ready: Ready) -> bool:
+        """Take in a batch; False, with nothing taken in, where squares need another precision than they have."""
+        assert self._runner is not None
         batch, taps = ready.batch, [*self._taps.values(), *self._squares.taps.values()]
         if ready.values is None:
             found = run_padded(self._runner, batch, taps, self._size)
-            self._take({output: found[tap] for output, tap in self._taps.items()}, batch.count)
+            if self._widened(found):
+                return False
+            self._take_batch({output: found[tap] for output, tap in self._taps.items()}, batch)
             self._squares.add(found, batch.count)
-            return
+            return True
         values = self._runner.run_there(ready.values, taps)
-        squares = {tap: values[tap].numpy() for tap in self._squares.taps.values()}
-        self._squares.add({tap: unpadded(v, batch.count, self._size) for tap, v in squares.items()}, batch.count)
+        squares = {tap: unpadded(values[tap].numpy(), batch.count, self._size) for tap in self._squares.taps.values()}
+        if self._widened(squares):
+            return False
+        self._squares.add(squares, batch.count)
         there = {output: values[tap] for output, tap in self._taps.items() if output not in self.unmeasured}
         if self._device is not None and batch.count == self._size:
             for output, rows in self._device.take(there):
                 self._take({output: rows}, self._size)
-            return
+            return True
         here = {output: unpadded(value.numpy(), batch.count, self._size) for output, value in there.items()}
-        self._take(here, batch.count)
+        self._take_batch(here, batch)
         if batch.count == self._size:  # later ones are added up there, about the mean of this one
             self._device = DeviceSums(self._streams(there), self._size, self._providers)
+        return True
+
+    def _widened(self, squares: Mapping[str, Array]) -> bool:
+        """Have squares that single precision does not hold taken in double from now on; tell whether there are any.
+
+        It takes a quarter longer, for what no ordinary model needs.
+        """
+        more = set(self._squares.doubtful(squares))
+        if more:
+            self._how = replace(self._how, double={*self._how.double, *more})
+            self._load()
+        return bool(more)
+
+    def _take_batch(self, found: dict[str, Array], batch: Batch) -> None:
+        try:
+            self._take(found, batch.count)
+        except NoNumberError as error:
+            raise blamed(error, self._graph, tuple(self._layers.values()), batch, self._size) from None
 
     def _take(self, found: dict[str, Array], count: int) -> None:
         """Add responses up on the host."""

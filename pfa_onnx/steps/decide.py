@@ -9,7 +9,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from pfa_onnx.errors import TargetError, UsageError
+from pfa_onnx.errors import DataError, TargetError, UsageError
 from pfa_onnx.graph.edits import Edits, Mask, Stuck
 from pfa_onnx.graph.follow import follow
 from pfa_onnx.graph.plan import legalise, settle
@@ -21,6 +21,7 @@ from pfa_onnx.options import DataOptions, Hooks, PlanOptions
 from pfa_onnx.recipe import Coupling, Floats, Ints, Layer, Method, Reason, Wish
 from pfa_onnx.responses import PAPER, Responses
 from pfa_onnx.stats.coupling import mean_counts, with_streams
+from pfa_onnx.stats.parts import WHOLE
 from pfa_onnx.stats.pfa import Spectrum, asked
 from pfa_onnx.stats.selection import removal_orders, wish
 from pfa_onnx.steps.measure import Measured, with_eigenvalues
@@ -79,7 +80,7 @@ class Decider:
         names = (traced.layer.output for traced in self.trace.layers)
         found = {output: Spectrum(known[output]) for output in names if output in known}
         still = [name for name, one in found.items() if one.channels > 1 and not one.eigenvalues.any()]
-        if still:
+        if still and not _all_still(found):
             self.hooks.warn(
                 f"{len(still)} layers do not vary at all on this data, so that PFA keeps one channel of each, such as "
                 f"'{still[0]}': are the inputs what they should be?"
@@ -105,7 +106,17 @@ class Decider:
         return Coupling(layers, self.trace.frozen)
 
     def decide(self, method: Method) -> Decision:
-        """Return the recipe of a method; raises TargetError when no recipe reaches its target."""
+        """Return the recipe of a method; raises TargetError when no recipe reaches its target.
+
+        Raises DataError when it asks data that says nothing: where no layer varies, the data is most likely broken.
+        """
+        asks = method.name != "uniform" or method.select == "pfa"
+        if asks and self._data.shard == WHOLE and _all_still(self.spectra):
+            raise DataError(
+                "no layer varies at all on this data, so that it cannot say which channels are needed",
+                at=self.measured.stats.source,
+                fix="look at the inputs: they may all be the same, or prepared in another way than the model expects",
+            )
         if method.name in {"params", "macs"}:
             method = self._search(method, self._closed_form(method.name))
         elif method.name == "latency":
@@ -255,7 +266,7 @@ class Decider:
             stats, members = self.measured.stats, self.coupling
             # only what ranks by responses can ask the sums of layers in their place
             ranked = self._coupled(method) if method.select == "pfa" else members
-            squares = {output: moments.m2 for output, moments in stats.moments.items()}
+            squares = {output: moments.without_rounding().m2 for output, moments in stats.moments.items()}
             norms = scores(method.select, self.trace, members, stats)
             reads = Reads(self.trace, self._data, self.hooks) if method.select == "reconstruct" else None
             self._orders[key] = removal_orders(ranked, method, squares, norms, reads)
@@ -302,6 +313,12 @@ class Decider:
                 fix=f"ask for --{method.name} {np.ceil(cost(0) * 1000) / 1000:.3f} or more",
             )
         return replace(method, tau=float(steps[low]))
+
+
+def _all_still(spectra: Mapping[str, Spectrum]) -> bool:
+    """Whether there are layers of several channels, and none of them varies."""
+    wide = [one for one in spectra.values() if one.channels > 1]
+    return bool(wide) and not any(one.eigenvalues.any() for one in wide)
 
 
 def _names(traced: Traced) -> tuple[str, str, str]:

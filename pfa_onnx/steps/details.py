@@ -46,7 +46,7 @@ def _layers(decider: Decider, decision: Decision, hooks: Hooks) -> Iterator[tupl
     side = min(SIDE, isqrt(CELLS // max(len(measured), 1)))
     for done, layer in enumerate(measured, 1):
         order = removal_order_of(layer, rank, decision.keep[layer.labels])
-        squares = decider.measured.stats.moments[layer.output].m2
+        squares = decider.measured.stats.moments[layer.output].without_rounding().m2
         correlations = small_matrix(absolute_correlation(squares)[0], order, side)
         yield layer.output, LayerDetails(tuple(order.tolist()), decision.spectra[layer.output].keep_kl(), correlations)
         hooks.progress("details", done, len(measured))

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from pfa_onnx.errors import DataError, ModelError, StatsError, UsageError
 from pfa_onnx.graph.cost import macs, parameters
+from pfa_onnx.graph.dtypes import computed_in
 from pfa_onnx.graph.model import Graph, files_size
 from pfa_onnx.graph.norms import operands_of
 from pfa_onnx.graph.ops.refusals import way_out
@@ -224,7 +226,13 @@ def prepared_by(dataset: Dataset) -> dict[str, Any]:
 def learn_shapes(graph: Graph, inputs: Mapping[str, Array]) -> tuple[dict[str, tuple[int, ...]], int]:
     """Learn the concrete shape of every tensor from a real sample; they are never written to a file."""
     count = fixed_batch(graph.inputs) or 1
-    return shape_learner(graph)({name: _rows(array, count) for name, array in inputs.items()}), count
+    try:
+        return shape_learner(graph)({name: _rows(array, count) for name, array in inputs.items()}), count
+    except ModelError as error:
+        if ir.DataType.BFLOAT16 not in computed_in(graph):
+            raise
+        fix = "export it in float32: onnxruntime computes little in bfloat16, and on the CPU next to nothing"
+        raise ModelError(error.what, at=error.at, fix=fix) from error
 
 
 def find_layers(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> tuple[Traced, ...]:

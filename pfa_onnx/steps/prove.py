@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pfa_onnx.errors import InternalError, ModelError, ProofError
 from pfa_onnx.graph.choices import choices, shown
+from pfa_onnx.graph.dtypes import computed_in
 from pfa_onnx.graph.edits import Edits
 from pfa_onnx.graph.masking import masked
 from pfa_onnx.graph.model import Graph
@@ -27,8 +28,9 @@ Array = npt.NDArray[Any]
 Blocks = Sequence[Mapping[str, Array]]
 Answers = Sequence[Mapping[str, Any]]
 
-# Rounding, relative to the output's scale: sums are taken in another order after a cut.
-_TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float": 1e-4}
+# Rounding, relative to the output's scale, by what the model computes in: sums are taken in another order after a cut.
+_TOLERANCE = {"FLOAT16": 2e-2, "BFLOAT16": 1e-1}
+_SINGLE = 1e-4
 _JITTER = 1e-6  # of an input or weight: a few times what another order of a sum changes
 _DRAWS = 4
 _FACTOR = 3.0  # a cut may move an output by so many times what jitter did
@@ -44,6 +46,7 @@ def prove(graph: Graph, small: Graph, edits: Edits, inputs: Mapping[str, Array],
     blocks = _blocks(graph, edits, inputs)
     _check_rewriting(graph, blocks, providers)
     before = _outputs(load_runner(masked(graph, edits), graph, providers), blocks)
+    _refuse_nothing(before)
     try:
         after = _outputs(load_runner(small.model, graph, providers), blocks)
     except ModelError as error:
@@ -195,13 +198,20 @@ def _errors(before: Answers, after: Answers) -> dict[str, float]:
 
 
 def _limit(graph: Graph) -> float:
-    return max((_TOLERANCE.get(d, 0.0) for d in _weight_types(graph)), default=0.0) or 1e-4
+    return max((_TOLERANCE.get(dtype.name, _SINGLE) for dtype in computed_in(graph)), default=_SINGLE)
 
 
-def _weight_types(graph: Graph) -> set[str]:
-    return {
-        v.const_value.dtype.name.lower() for v in graph.model.graph.initializers.values() if v.const_value is not None
-    }
+def _refuse_nothing(before: Answers) -> None:
+    """Refuse a model that gives no number at all: NaN is not unequal to NaN, and nothing would be proven."""
+    for name in before[0] if before else ():
+        parts = [answer[name] for answer in before]
+        floats = [part for part in parts if isinstance(part, np.ndarray) and part.dtype.kind == "f" and part.size]
+        if floats and all(np.isnan(part).all() for part in floats):
+            raise ProofError(
+                "the masked original gives nothing but NaN, so that nothing can be proven; nothing was written",
+                at=f"output '{name}'",
+                fix="look for NaN and infinity in inputs and weights, or add --no-proof",
+            )
 
 
 def _block(array: Array, start: int, count: int) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pfa_onnx.recipe import Floats
 
 Array = npt.NDArray[Any]
+
+TINY = 2.0**-80  # the largest mean square of a layer below which small ones begin to vanish in single precision
 
 
 class InputSquares:
@@ -36,6 +38,12 @@ class InputSquares:
                 fix = "look for NaN and infinity in inputs and weights, or choose another --select"
                 raise DataError("the squares of what this layer reads are not finite", at=output, fix=fix)
             self.sums[output] += rows.sum(axis=0) * (count / max(len(rows), 1))
+
+    def doubtful(self, found: Mapping[str, Array]) -> Iterator[str]:
+        """Yield the layers whose squares may have overflowed, or vanished, in single precision."""
+        for output, tap in self.taps.items():
+            if found[tap].dtype == np.float32 and not TINY < found[tap].max(initial=0.0) < np.inf:
+                yield output
 
     def restore(self, sums: Mapping[str, Floats]) -> None:
         """Go on from what was added up before."""

@@ -81,7 +81,7 @@ class Trainer:
         """
         if not (resume and self._restore()):
             self._judge()
-        while len(self.found.history) <= self.chosen.epochs and not self.is_stuck:
+        while not self.is_over:
             with _seeded(self.chosen.seed, len(self.found.history)):
                 self._epoch(len(self.found.history))
             self._judge()
@@ -89,9 +89,10 @@ class Trainer:
         return self.found
 
     @property
-    def is_stuck(self) -> bool:
-        """Whether the last epochs were no better than one before."""
-        return len(self.found.history) - 1 - self.found.best >= self.chosen.patience
+    def is_over(self) -> bool:
+        """Whether all epochs are behind, or the last ones were no better than one before."""
+        epochs = len(self.found.history) - 1
+        return epochs >= self.chosen.epochs or epochs - self.found.best >= self.chosen.patience
 
     def _epoch(self, number: int) -> None:
         self.student.train(self.feed.size >= FEWEST)

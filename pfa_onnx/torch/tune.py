@@ -156,10 +156,13 @@ def _is_finished(trainer: Trainer, output: Path) -> bool:
     found = content_of(graph).get("finetune", {})
     if not isinstance(found, dict) or found.get("known") != trainer.known:
         return False
-    trainer.student.load_state_dict(OnnxModule(graph).state_dict())
-    weights = {name: tensor.detach().cpu() for name, tensor in trainer.student.state_dict().items()}
     history = [Quality(**one) for one in found["history"]]
-    trainer.found = Progressed(history, found["best"], weights, found["teacher_accuracy"])
+    before, trainer.found = trainer.found, Progressed(history, found["best"], {}, found["teacher_accuracy"])
+    if not trainer.is_over:  # the best of a run that ended before its first checkpoint
+        trainer.found = before
+        return False
+    trainer.student.load_state_dict(OnnxModule(graph).state_dict())
+    trainer.found.weights = {name: tensor.detach().cpu() for name, tensor in trainer.student.state_dict().items()}
     return True
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzz import mutate_files, mutate_graph  # noqa: F401 - the latter registers mutations
+from fuzz import mutate_files, mutate_graph, mutate_plausible  # noqa: F401 - they register mutations
 from fuzz.corpus import Base, Corpus
 from fuzz.mutate_bytes import BYTES, spans_of
 from fuzz.mutate_model import MODEL, all_tensors, one_of
@@ -19,6 +19,7 @@ TARGETS = {
     "model": 60, "model bytes": 14, "external": 9, "statistics": 5, "checkpoint": 2, "merge": 2, "recipe": 3,
     "embedded": 2, "training": 1, "arrays": 2,
 }  # fmt: skip
+PLAUSIBLE = 0.4  # of the broken models are not broken as far as anybody sees
 VERBS = {"prune": 55, "inspect": 18, "analyze": 10, "check": 12, "finetune": 5}
 HOW_MUCH = (("--uniform", "0.5"), ("--kl",), ("--energy", "0.9"), ("--params", "0.7"))
 FEW = ("--allow-few-samples", "--providers", "cpu")
@@ -84,8 +85,10 @@ def _command(case: Case, random: np.random.Generator, broken: str = "model.onnx"
 
 def _model(case: Case, random: np.random.Generator, folder: Path) -> None:
     model = case.base.proto
+    plausible = random.random() < PLAUSIBLE
+    some = sorted(n for n, mutate in MODEL.items() if not plausible or mutate.__module__ == mutate_plausible.__name__)
     for _ in range(1 + int(random.random() < 0.35) + int(random.random() < 0.1)):
-        name = one_of(random, sorted(MODEL))
+        name = one_of(random, some)
         MODEL[name](random, model)
         case.done.append(name)
     _write(case, random, folder, model.SerializeToString())

@@ -5,6 +5,7 @@ A child is a whole process: it ends as any other does, with its own handlers of 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -49,7 +50,11 @@ class Server:
     def __init__(self, folder: Path, *extras: str) -> None:
         self._folder, self._count = folder, 0
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *extras], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, *extras],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # threads that wait for each other take longer than the work
         )
 
     def ask(self, order: dict) -> str:
@@ -86,8 +91,13 @@ class Server:
 
 def serve(extras: list[str]) -> None:
     # not onnxruntime: it starts a thread, and threads do not live on in a child
-    for name in ("pfa_onnx.pipeline", "pfa_onnx.cli", "pfa_onnx.stats.sources", "pfa_onnx.report.as_json", *extras):
+    names = [f"report.{name}" for name in ("as_json", "html", "markdown", "text", "tuned")]
+    names += ["pipeline", "cli", "steps.several", "steps.sweep", "stats.sources"]
+    for name in (*(f"pfa_onnx.{name}" for name in names), *extras):
         importlib.import_module(name)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    gc.collect()
+    gc.freeze()  # a child that looks for garbage among all that would copy it
     for line in sys.stdin:
         order = json.loads(line)
         if "wait" in order:
@@ -122,10 +132,17 @@ def become(order: dict) -> None:
         os.setgroups([])
         os.setresgid(*[order["user"]] * 3)
         os.setresuid(*[order["user"]] * 3)
-    from pfa_onnx.__main__ import run
+    from pfa_onnx import __main__ as entry
 
+    inside = entry._run
+
+    def ready() -> int:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # what came too early comes now
+        return inside()
+
+    entry._run = ready
     sys.argv = ["pfa-onnx", *order["words"]]
-    code = run()
+    code = entry.run()
     if order.get("whole"):
         sys.exit(code)
     sys.stdout.flush()

@@ -144,7 +144,11 @@ def cases(server, small, tmp_path_factory, request):
 def some(case, most):
     """Numbers of changes of files, evenly spread over the run, the first and the last among them."""
     count = len(case.events)
-    return sorted({1 + k * (count - 1) // max(most - 1, 1) for k in range(most)}) if count > most else [*range(1, count + 1)]
+    return (
+        sorted({1 + k * (count - 1) // max(most - 1, 1) for k in range(most)})
+        if count > most
+        else [*range(1, count + 1)]
+    )
 
 
 # --- kill -9 ---
@@ -177,9 +181,13 @@ def at_random(case, number, times, folder, seed):
     """Send a signal at random moments; returns the exit codes."""
     chance, codes = random.Random(seed), []
     case.again(folder)
+    began = time.monotonic()
+    case.end()
+    seconds = time.monotonic() - began
+    case.again(folder)
     for _ in range(times):
         child = case.start(*(case.resume if chance.random() < 0.8 else []))
-        time.sleep(chance.uniform(0, case.seconds))
+        time.sleep(chance.uniform(0, seconds))
         with contextlib.suppress(ProcessLookupError):
             child.send(number)
         codes.append(child.wait())
@@ -237,16 +245,26 @@ def test_interrupted_at_fifty_random_moments(cases, tmp_path, kind):
     print(f"\n{kind}: {KILLS} interrupts, {codes.count(0)} of them after the end; exit code 130, no traceback")
 
 
+START = """
+import sys
+from pfa_onnx import __main__ as entry
+inside = entry._run
+def ready():
+    print("ready", flush=True)
+    return inside()
+entry._run = ready
+sys.exit(entry.run())
+"""
+
+
 def starting(times, small, seed):
-    """Interrupt real processes while they start, import and run: (exit codes, what they said)."""
+    """Interrupt real processes while they import and begin: (exit codes, what they said)."""
     chance, found = random.Random(seed), []
-    words = [sys.executable, "-m", "pfa_onnx", "prune", str(small.model), "--data", str(small.data), "--no-such-flag"]
-    ready = "import sys, runpy; sys.stderr.write('ready\\n'); sys.stderr.flush(); runpy.run_module('pfa_onnx', run_name='__main__')"
-    words[1:3] = ["-c", ready]
+    words = [sys.executable, "-c", START, "prune", str(small.model), "--data", str(small.data), "--no-such-flag"]
     for _ in range(times):
-        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-        process.stderr.readline()
-        time.sleep(0.03 + chance.uniform(0, 0.4))
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        time.sleep(chance.uniform(0, 0.4))
         process.send_signal(signal.SIGINT)
         err = process.communicate()[1]
         found.append((process.returncode, err))
@@ -283,7 +301,9 @@ def refused(case, *more, **how):
     return case.err
 
 
-@pytest.mark.parametrize(("kind", "sizes"), [("prune", (600, 3000, 9000)), ("outside", (600, 3000)), ("analyze", (600, 5000))])
+@pytest.mark.parametrize(
+    ("kind", "sizes"), [("prune", (600, 3000, 9000)), ("outside", (600, 3000)), ("analyze", (600, 5000))]
+)
 def test_a_full_disk(cases, tmp_path, kind, sizes):
     """No file may be larger than so many bytes: as if there was no more room, in the middle of any file."""
     case = cases(kind)
@@ -308,7 +328,9 @@ def test_a_full_disk_while_training(cases, tmp_path):
 def tmpfs(folder: Path, kilobytes: int, *flags: str):
     folder.mkdir()
     options = ",".join([f"size={kilobytes}k", *flags])
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         pytest.skip(f"mount is not permitted: {done.stderr.strip()}")
     try:
@@ -380,7 +402,10 @@ def big(tmp_path) -> SimpleNamespace:
         numpy_helper.from_array(random.standard_normal((4, 256, 1, 1)).astype(np.float32), "v"),
     ]
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["a"], name="first"), helper.make_node("Conv", ["a", "v"], ["y"], name="last")],
+        [
+            helper.make_node("Conv", ["x", "w"], ["a"], name="first"),
+            helper.make_node("Conv", ["a", "v"], ["y"], name="last"),
+        ],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 64, 64])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4, 64, 64])],
@@ -394,7 +419,18 @@ def big(tmp_path) -> SimpleNamespace:
 
 def test_out_of_memory_in_the_session(server, tmp_path):
     made = big(tmp_path)
-    words = ["prune", made.model, "--data", made.data, "--uniform", "0.5", "--allow-few-samples", "-q", "-o", tmp_path / "out.onnx"]
+    words = [
+        "prune",
+        made.model,
+        "--data",
+        made.data,
+        "--uniform",
+        "0.5",
+        "--allow-few-samples",
+        "-q",
+        "-o",
+        tmp_path / "out.onnx",
+    ]
     code, _, err = server.run(*words, "-b", "256", memory=900 << 20)
     assert code == 2, err
     assert "out of memory" in err

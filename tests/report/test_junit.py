@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from report.handmade import CHECKED, HOSTILE, PASSED
 
+from pfa_onnx import pipeline
+from pfa_onnx.cli import main
 from pfa_onnx.report import junit
 from pfa_onnx.results import Changed, Gate
 
@@ -18,7 +20,10 @@ def suite_of(report):
     assert root.tag == "testsuites"
     (suite,) = root
     cases = suite.findall("testcase")
-    count = lambda kind: str(sum(case.find(kind) is not None for case in cases))
+
+    def count(kind):
+        return str(sum(case.find(kind) is not None for case in cases))
+
     assert suite.attrib == {
         "name": "pfa-onnx check", "tests": str(len(cases)), "failures": count("failure"), "errors": "0",
         "skipped": count("skipped"),
@@ -97,3 +102,17 @@ def test_the_same_check_is_the_same_bytes():
     slow = replace(PASSED, timings={"compare": 3.0}, latency_ms=(9.0, 8.0), metrics={**PASSED.metrics, "latency_ratio": 0.9})
     assert junit.render(slow) == junit.render(PASSED)
     assert "time" not in junit.render(PASSED)
+
+
+def test_the_flag_writes_it_also_when_the_answer_is_no(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "check", lambda *args, **kwargs: CHECKED)
+    common = ["check", "a.onnx", "b.onnx", "--data", "val", "--min-agreement", "0.98"]
+    assert main([*common, "--junit", "c.xml", "--markdown", "c.md"]) == 1
+    assert (tmp_path / "c.xml").read_text() == junit.render(CHECKED)
+    capsys.readouterr()
+    assert main([*common, "--junit", "-", "-q"]) == 1
+    assert capsys.readouterr().out == junit.render(CHECKED)
+    assert main([*common, "--junit", "-", "--json", "-"]) == 2
+    assert main(["prune", "a.onnx", "--data", "val", "--kl", "--junit", "c.xml"]) == 2
+    assert "--junit is an option of check" in capsys.readouterr().err

@@ -166,6 +166,21 @@ def test_markdown_begins_with_the_verdict():
     assert "proof: equals the masked original" in markdown.render(PRUNED)
 
 
+def test_markdown_of_a_check_is_the_verdict_a_table_and_what_failed():
+    found = [part.partition("\n")[0] for part in markdown.render(CHECKED).split("\n\n")]
+    assert found[2] == "| metric | value | limit |  |"
+    assert found[5:] == [
+        "### Limits that do not hold",
+        "- agreement (top-1) 0.97266 is below 0.98000",
+        "### 14 of 512 predictions changed",
+        "| changed | original | pruned |",
+        "### 1 input could not be read",
+        "- `val/broken.jpg`: truncated",
+    ]
+    assert "| `val/00013.jpg` | 13 | 14 |" in markdown.render(CHECKED)
+    assert "###" not in markdown.render(replace(PASSED, changed=(), data=replace(PASSED.data, skipped=())))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_every_row_of_a_markdown_table_has_as_many_cells(name):
     for block in markdown.render(ALL[name]).split("\n\n"):

@@ -28,6 +28,7 @@ def reports(folder):
     """A report of every verb."""
     small = str(folder / "small.onnx")
     runs = {
+        "inspect": ["inspect", MODEL],
         "analyze": ["analyze", MODEL, *DATA],
         "prune": ["prune", MODEL, *DATA, "--params", "0.6", "--repair", "--select", "l1", "-o", small],
         "variant": ["analyze", MODEL, *DATA, "--kl", "--pool", "mean", "--mapping", "sqrt", "--round-to", "8"],
@@ -52,7 +53,7 @@ def test_the_schema_is_one():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-@pytest.mark.parametrize("name", ["analyze", "prune", "variant", "check", "finetune"])
+@pytest.mark.parametrize("name", ["inspect", "analyze", "prune", "variant", "check", "finetune"])
 def test_reports_are_what_the_schema_says(reports, name):
     jsonschema.Draft202012Validator(definition(name)).validate(reports[name])
     jsonschema.Draft202012Validator(SCHEMA).validate(reports[name])
@@ -67,6 +68,8 @@ def test_reports_are_what_the_schema_says(reports, name):
         ("check", lambda r: r["metrics"].pop("agreement")),
         ("check", lambda r: r.update(schema=2)),
         ("finetune", lambda r: r.update(history=[])),
+        ("inspect", lambda r: r["layers"][0].pop("may_go")),
+        ("inspect", lambda r: r["channels"].update(share=1.5)),
     ],
 )
 def test_what_is_not_a_report_is_refused(reports, name, change):
