@@ -187,10 +187,10 @@ def test_a_finished_run_is_not_run_again(whole, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"--limit": "299"}, "other data, another --limit or another --shard"),
-        ({"--shard": "1/2"}, "other data, another --limit or another --shard"),
+        ({"--limit": "299"}, "another --limit: 300, and not 299"),
+        ({"--shard": "1/2"}, "another --shard: 1/1, and not 1/2"),
         ({"--data": "other"}, "other data"),
-        ({"--mean": "0.5"}, "other preprocessing"),
+        ({"--mean": "0.5"}, "other preprocessing: mean"),
     ],
 )
 @pytest.mark.parametrize("complete", [True, False])

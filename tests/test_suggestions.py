@@ -123,7 +123,7 @@ def test_a_question_or_none():
     ],
 )
 def test_a_pattern_that_matches_no_layer(flag, pattern, fix):
-    images = np.zeros((4, 3, 32, 32), np.float32)
+    images = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
     plan = pfa_onnx.PlanOptions(**{flag: (pattern,)}, allow_few_samples=True)
     path = EXPORTS / "resnet_basic.ts.onnx"
     if fix is None:

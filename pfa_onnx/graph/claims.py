@@ -17,7 +17,7 @@ RANK = 32  # more axes than anybody has
 MOST = 1 << 40  # numbers, if no axis were empty
 
 _EXPORT = "export the model again"
-_KNOWN = {int(kind) for kind in ir.DataType} & set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+ELEMENT_TYPES = {int(kind) for kind in ir.DataType} & set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _PACKED = {4: 2, 2: 4}  # bits -> numbers in one element of the field
 
@@ -28,7 +28,7 @@ def check_tensor(tensor: TensorProto) -> None:
     Of external data only the claim is looked at here.
     """
     kind, dims = tensor.data_type, list(tensor.dims)
-    if kind not in _KNOWN:
+    if kind not in ELEMENT_TYPES:
         raise _broken(tensor, f"has the unknown element type {kind}")
     if any(extent < 0 for extent in dims):
         raise _broken(tensor, f"has a negative extent: {_short(dims)}")

@@ -11,12 +11,13 @@ from functools import lru_cache
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, defs
 
 from pfa_onnx.errors import ModelError
-from pfa_onnx.graph.claims import called
+from pfa_onnx.graph.claims import ELEMENT_TYPES, called
 
 _EXPORT = "export the model again"
 _NEWEST = defs.onnx_opset_version()
 _STANDARD = {"", "ai.onnx.ml"}  # domains of which onnx has the operators
 
+_TYPES = {"to", "dtype", "output_dtype", "output_datatype", "stash_type"}  # attributes that name an element type
 _LARGEST = 1 << 31
 
 
@@ -69,6 +70,8 @@ def _check_against(node: NodeProto, schema: defs.OpSchema) -> None:
         wanted = found.type.name
         if wanted != AttributeProto.AttributeType.Name(attribute.type):
             raise broken(node, f"has an attribute {attribute.name!r} that is not of type {wanted}")
+        if attribute.name in _TYPES and attribute.i not in ELEMENT_TYPES | {0}:
+            raise broken(node, f"has the unknown element type {attribute.i} as its {attribute.name}")
     given = {attribute.name for attribute in node.attribute}
     for name, found in schema.attributes.items():
         if found.required and name not in given:

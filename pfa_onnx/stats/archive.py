@@ -6,6 +6,7 @@ size. The same arrays give the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import zipfile
@@ -23,6 +24,9 @@ from pfa_onnx.replacing import replacing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+CHECKSUM = "sha256"  # of the header
+
+_LARGEST = 1 << 62
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 # What zipfile, json and numpy's header parser raise on bytes that are not what they seem.
 BROKEN = (
@@ -39,41 +43,81 @@ BROKEN = (
 )
 
 
-def write_header(archive: zipfile.ZipFile, header: Mapping[str, Any]) -> None:
-    """Add the header: JSON as bytes."""
-    text = json.dumps(dict(header), sort_keys=True, allow_nan=False)
-    write_array(archive, "header", np.frombuffer(text.encode(), np.uint8))
-
-
-def read_header(archive: zipfile.ZipFile) -> Any:
-    """Return the header; raises one of BROKEN."""
-    return json.loads(read_array(archive, "header").tobytes())
-
-
 def typed(value: Any, wanted: type) -> Any:
     """Return the value, or raise TypeError: a header may hold anything."""
     if not isinstance(value, wanted) or isinstance(value, bool):
-        raise TypeError(f"{value!r:.40} is not of type {wanted.__name__}")
+        raise TypeError(f"{str(value)[:40]!r} is not of type {wanted.__name__}")
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise ValueError("a number is larger than any that is counted")
     return value
 
 
-def write_array(archive: zipfile.ZipFile, name: str, array: npt.NDArray[Any]) -> None:
-    """Add one array; not np.savez, whose dates are up to the Python version."""
-    with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as stream:
-        np.lib.format.write_array(stream, np.asanyarray(array), allow_pickle=False)
+class Archive:
+    """The entries of a file. sums: the digests of those that were written or read, by name.
+
+    The header is one of them, JSON as bytes. It holds the digest of everything, its own content included: a file
+    whose parts were exchanged, or changed by what mends the zip's own checksums, is not taken for whole.
+    """
+
+    def __init__(self, file: zipfile.ZipFile) -> None:
+        self.file = file
+        self.sums: dict[str, str] = {}
+
+    def names(self) -> set[str]:
+        """Return the names of all entries."""
+        return {name.removesuffix(".npy") for name in self.file.namelist()}
+
+    def write(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Add one array; not np.savez, whose dates are up to the Python version."""
+        array = np.asanyarray(array)
+        with self.file.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as stream:
+            np.lib.format.write_array(stream, array, allow_pickle=False)
+        self.sums[name] = _digest(array)
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """Read one array, after its header's claim was found to match the bytes; raises one of BROKEN."""
+        info = self.file.getinfo(f"{name}.npy")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} is compressed")
+        with self.file.open(info) as stream:
+            shape, dtype = _claim(stream)
+            if dtype.hasobject or math.prod(shape) * dtype.itemsize != info.file_size - stream.tell():
+                raise ValueError(f"{name} is not as large as it says")
+        with self.file.open(info) as stream:
+            array: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+        self.sums[name] = _digest(array)
+        return array
+
+    def write_header(self, header: Mapping[str, Any]) -> None:
+        """Add the header, behind everything else."""
+        text = _text({**header, CHECKSUM: self._sum(header)})
+        self.write("header", np.frombuffer(text.encode(), np.uint8))
+
+    def read_header(self) -> Any:
+        """Return the header; raises one of BROKEN."""
+        header = json.loads(self.read("header").tobytes())
+        del self.sums["header"]
+        return header
+
+    def verify(self, header: Any) -> None:
+        """Raise ValueError unless what was read is what was written; old files do not say it."""
+        if CHECKSUM in header and header[CHECKSUM] != self._sum(header):
+            raise ValueError("its checksum is that of another content")
+
+    def _sum(self, header: Mapping[str, Any]) -> str:
+        content = {name: value for name, value in header.items() if name != CHECKSUM}
+        return hashlib.sha256(_text({"header": content, "entries": self.sums}).encode()).hexdigest()
 
 
-def read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    """Read one array, after its header's claim was found to match the bytes that are there."""
-    info = archive.getinfo(f"{name}.npy")
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{name} is compressed")
-    with archive.open(info) as stream:
-        shape, dtype = _claim(stream)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != info.file_size - stream.tell():
-            raise ValueError(f"{name} is not as large as it says")
-    with archive.open(info) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(dict(content), sort_keys=True, allow_nan=False)
+
+
+def _digest(array: npt.NDArray[Any]) -> str:
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
+    plain = array.dtype.kind in "biufc" and array.size > 0
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8) if plain else array.tobytes())
+    return digest.hexdigest()
 
 
 def _claim(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:

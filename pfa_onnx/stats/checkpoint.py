@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pfa_onnx.errors import StatsError
 from pfa_onnx.recipe import Reason
-from pfa_onnx.stats.archive import read_array, read_header, replacing_stats, typed, write_array, write_header
+from pfa_onnx.stats.archive import Archive, replacing_stats, typed
 from pfa_onnx.stats.statsfile import CHECKPOINT, SCHEMA, StatsFile, header_of, opened, parse, write_contents
 
 _ANEW = "leave --resume out to begin anew"
@@ -48,31 +48,44 @@ def save_checkpoint(path: Path, found: Checkpoint) -> None:
         "skipped": [list(item) for item in found.skipped],
         "unmeasured": {name: [why.reason, why.node] for name, why in (found.unmeasured or {}).items()},
     }
-    with replacing_stats(path) as stream, zipfile.ZipFile(stream, "w") as archive:
-        write_header(archive, header)
+    with replacing_stats(path) as stream, zipfile.ZipFile(stream, "w") as file:
+        archive = Archive(file)
         write_contents(archive, found.stats)
         for index, name in enumerate(found.stats.moments):
-            write_array(archive, f"waiting/{index}", found.waiting[name])
+            archive.write(f"waiting/{index}", found.waiting[name])
+        archive.write_header(header)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read it; raises StatsError for anything that is not a whole checkpoint of this version."""
     with opened(path, fix=_ANEW) as archive:
-        header = read_header(archive)
+        header = archive.read_header()
         if header["schema"] != CHECKPOINT or header["version"] != SCHEMA:
             raise StatsError("this is no checkpoint of this version", fix=_ANEW)
         stats = parse(archive, header | {"schema": SCHEMA})
-        return Checkpoint(
+        checkpoint = Checkpoint(
             stats=stats,
             waiting={name: _waiting(archive, k, one.channels) for k, (name, one) in enumerate(stats.moments.items())},
             position=typed(header["position"], int),
             skipped=tuple((typed(name, str), typed(why, str)) for name, why in header["skipped"]),
-            unmeasured={name: Reason(*why) for name, why in header["unmeasured"].items()},
+            unmeasured={name: _reason(why) for name, why in header["unmeasured"].items()},
         )
+        archive.verify(header)
+    return checkpoint
 
 
-def _waiting(archive: zipfile.ZipFile, index: int, channels: int) -> npt.NDArray[Any]:
-    rows = read_array(archive, f"waiting/{index}")
-    if rows.ndim != 2 or rows.shape[1] != channels or not np.isfinite(rows).all():
+def _reason(found: Any) -> Reason:
+    reason, node = found
+    return Reason(typed(reason, str), typed(node, str))
+
+
+def _waiting(archive: Archive, index: int, channels: int) -> npt.NDArray[Any]:
+    rows = archive.read(f"waiting/{index}")
+    if (
+        rows.dtype not in (np.float32, np.float64)
+        or rows.ndim != 2
+        or rows.shape[1] != channels
+        or not np.isfinite(rows).all()
+    ):
         raise ValueError(f"the waiting rows of layer {index} are not rows")
     return rows

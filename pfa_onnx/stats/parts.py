@@ -7,6 +7,7 @@ what it holds: all names or shapes, and a few whole samples.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from pfa_onnx.errors import UsageError
 
 WHOLE = (1, 1)
 LOOKS = 16  # whole samples that go into a digest
+MOST_SHARDS = 1 << 20
+COMPARED = 1 << 24  # samples, one by one
 
 Shard = tuple[int, int]
 
@@ -42,6 +45,11 @@ class Part:
     def key(self) -> tuple[str, int, int, int, int]:
         """What parts are sorted by."""
         return self.data, self.total, self.limit or 0, self.count, self.index
+
+    @property
+    def places(self) -> range:
+        """The samples' positions among those that were chosen of the whole data."""
+        return _places(self.total if self.limit is None else min(self.total, self.limit), self)
 
     @property
     def rows(self) -> Sequence[int]:
@@ -69,6 +77,12 @@ def choose(total: int, limit: int | None, shard: Shard, *, stretch: bool = False
     return chosen[index - 1 :: count]
 
 
+def _places(chosen: int, part: Part) -> range:
+    if part.stretch:
+        return range((part.index - 1) * chosen // part.count, part.index * chosen // part.count)
+    return range(part.index - 1, chosen, part.count)
+
+
 def check_shard(shard: Shard) -> None:
     """Raise UsageError unless this is (i, n) with 1 <= i <= n."""
     index, count = shard
@@ -77,18 +91,47 @@ def check_shard(shard: Shard) -> None:
 
 
 def overlap(parts: Iterable[Part]) -> tuple[Part, Part] | None:
-    """Return the first two parts that share a sample, or None; O(samples) memory, a byte each."""
-    seen: dict[str, tuple[npt.NDArray[np.bool_], list[Part]]] = {}
+    """Return the first part that shares a sample with one before it, after that one; or None.
+
+    What a file says of itself is not believed: nothing is made here that is as large as the numbers in it.
+    """
+    known: dict[str, dict[tuple[int, int | None, int, bool], dict[int, Part]]] = {}
     for part in parts:
-        used, before = seen.get(part.data, (np.zeros(0, np.bool_), []))
-        if len(used) < part.total:  # a stream that was read further
-            used = np.concatenate([used, np.zeros(part.total - len(used), np.bool_)])
-        rows = np.asarray(part.rows, np.int64)
-        if used[rows].any():
-            return next((other, part) for other in before if np.isin(rows, np.asarray(other.rows)).any())
-        used[rows] = True
-        seen[part.data] = used, [*before, part]
+        own = (part.total, part.limit, part.count, part.stretch)
+        alike = known.setdefault(part.data, {})
+        for key, members in alike.items():
+            # parts of one cut are apart, unless they are the same one
+            rivals = list(members.values()) if key != own else [members[k] for k in (part.index,) if k in members]
+            found = next((other for other in rivals if _meet(other, part)), None)
+            if found is not None:
+                return found, part
+        alike.setdefault(own, {})[part.index] = part
     return None
+
+
+def _meet(one: Part, other: Part) -> bool:
+    whole = all(part.limit is None or part.limit >= part.total for part in (one, other))
+    if whole or (one.total, one.limit) == (other.total, other.limit):
+        return _ranges_meet(one.places, other.places)
+    if max(len(one.places), len(other.places)) > COMPARED:
+        return True  # of other limits, and too many to compare: better refused than counted twice
+    return bool(np.isin(np.asarray(one.rows, np.int64), np.asarray(other.rows, np.int64)).any())
+
+
+def _ranges_meet(one: range, other: range) -> bool:
+    """Tell whether two ascending ranges have a number in common."""
+    if not one or not other:
+        return False
+    common = math.gcd(one.step, other.step)
+    if (other.start - one.start) % common:
+        return False
+    # the first common number, from the start of the first range on, and from there on the first in both
+    period = one.step // common * other.step
+    rounds = (other.start - one.start) // common * pow(one.step // common, -1, other.step // common)
+    first = one.start + one.step * (rounds % (other.step // common))
+    start = max(one.start, other.start)
+    first += -(-(start - first) // period) * period if first < start else 0
+    return first <= min(one[-1], other[-1])
 
 
 def missing(parts: Iterable[Part]) -> list[Shard]:

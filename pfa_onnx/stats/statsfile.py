@@ -2,8 +2,8 @@
 
 The file is an .npz that numpy opens: `header` (JSON as bytes), `mean/<i>` and `m2/<i>` for layer i of
 the header (m2: its upper triangle, row by row), `eigenvalues/<i>` if they were computed, `squares/<i>` if
-the mean squares of its input were, `input/<i>` for the few inputs kept for the proof. The same statistics give the
-same bytes.
+the mean squares of its input were, `input/<i>` for the few inputs kept for the proof. The header has the digest of
+all of it. The same statistics give the same bytes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from pfa_onnx.errors import StatsError
 from pfa_onnx.responses import PAPER, Responses
-from pfa_onnx.stats.archive import BROKEN, read_array, read_header, replacing_stats, typed, write_array, write_header
+from pfa_onnx.stats.archive import BROKEN, Archive, replacing_stats, typed
 from pfa_onnx.stats.covariance import Moments
-from pfa_onnx.stats.parts import Part
+from pfa_onnx.stats.parts import MOST_SHARDS, Part
 
 if TYPE_CHECKING:
     from pfa_onnx.recipe import Floats
@@ -60,9 +60,10 @@ class StatsFile:
 
 def save_stats(path: str | Path, stats: StatsFile) -> None:
     """Write the statistics: the old file or the new one is there at any time, never half of one."""
-    with replacing_stats(Path(path)) as stream, zipfile.ZipFile(stream, "w") as archive:
-        write_header(archive, header_of(stats))
+    with replacing_stats(Path(path)) as stream, zipfile.ZipFile(stream, "w") as file:
+        archive = Archive(file)
         write_contents(archive, stats)
+        archive.write_header(header_of(stats))
 
 
 def header_of(stats: StatsFile) -> dict[str, Any]:
@@ -82,26 +83,29 @@ def header_of(stats: StatsFile) -> dict[str, Any]:
     }
 
 
-def write_contents(archive: zipfile.ZipFile, stats: StatsFile) -> None:
+def write_contents(archive: Archive, stats: StatsFile) -> None:
     """Add the arrays; raises StatsError for an input that only a pickle could hold."""
     for index, (output, moments) in enumerate(stats.moments.items()):
-        write_array(archive, f"mean/{index}", moments.mean)
-        write_array(archive, f"m2/{index}", _upper_triangle(moments.m2))
+        archive.write(f"mean/{index}", moments.mean)
+        archive.write(f"m2/{index}", _upper_triangle(moments.m2))
         if stats.eigenvalues:
-            write_array(archive, f"eigenvalues/{index}", stats.eigenvalues[output])
+            archive.write(f"eigenvalues/{index}", stats.eigenvalues[output])
         if output in stats.squares:
-            write_array(archive, f"squares/{index}", stats.squares[output])
+            archive.write(f"squares/{index}", stats.squares[output])
     for index, (name, array) in enumerate(stats.inputs.items()):
         # "V" is bfloat16 and its kin: numpy would read raw bytes back.
         if array.dtype.hasobject or array.dtype.kind == "V":
             raise StatsError(f"input {name} of dtype {array.dtype} cannot be kept in a statistics file")
-        write_array(archive, f"input/{index}", array)
+        archive.write(f"input/{index}", array)
 
 
 def load_stats(path: str | Path) -> StatsFile:
     """Read the statistics; anything that is not a whole statistics file is a StatsError."""
     with opened(path) as archive:
-        return parse(archive, read_header(archive))
+        header = archive.read_header()
+        stats = parse(archive, header)
+        archive.verify(header)
+    return stats
 
 
 @dataclass(frozen=True)
@@ -116,20 +120,20 @@ class Glance:
 def glance(path: Path) -> Glance:
     """Look at a statistics file; raises StatsError when it is none."""
     with opened(path) as archive:
-        parts = _parts(read_header(archive))
-        sums = [(entry.filename, entry.CRC) for entry in archive.infolist()]
+        parts = _parts(archive.read_header())
+        sums = [(entry.filename, entry.CRC) for entry in archive.file.infolist()]
     return Glance(path, parts, tuple(sorted(item for item in sums if item[0].startswith(("mean/", "m2/")))))
 
 
 @contextmanager
-def opened(path: str | Path, fix: str = _MEASURE_AGAIN) -> Iterator[zipfile.ZipFile]:
+def opened(path: str | Path, fix: str = _MEASURE_AGAIN) -> Iterator[Archive]:
     """Open a statistics file for reading; whatever is wrong with it becomes a StatsError that names it."""
     path = Path(path)
     if not path.is_file():
         raise StatsError("there is no such statistics file", at=str(path), fix=fix)
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
+        with zipfile.ZipFile(path) as file:
+            yield Archive(file)
     except StatsError as error:
         raise StatsError(error.what, at=str(path), fix=error.fix or fix) from error
     except BROKEN as error:
@@ -137,7 +141,7 @@ def opened(path: str | Path, fix: str = _MEASURE_AGAIN) -> Iterator[zipfile.ZipF
         raise StatsError(what, at=str(path), fix=fix) from error
 
 
-def parse(archive: zipfile.ZipFile, header: Any) -> StatsFile:
+def parse(archive: Archive, header: Any) -> StatsFile:
     """Return the statistics that a header announces; raises StatsError, or one of BROKEN."""
     if header["schema"] == CHECKPOINT:
         raise StatsError("this is an analysis that did not end", fix="run it again with --resume, then use its result")
@@ -150,10 +154,10 @@ def parse(archive: zipfile.ZipFile, header: Any) -> StatsFile:
     return StatsFile(
         model_sha256=typed(header["model_sha256"], str),
         source=typed(header["source"], str),
-        samples=typed(header["samples"], int),
+        samples=_count(header["samples"]),
         provider=typed(header["provider"], str),
         moments=moments,
-        inputs={name: read_array(archive, f"input/{index}") for index, name in enumerate(inputs)},
+        inputs={name: archive.read(f"input/{index}") for index, name in enumerate(inputs)},
         preprocess=typed(header["preprocess"], dict),
         parts=_parts(header),
         eigenvalues={output: _read_eigenvalues(archive, index, one.channels) for index, (output, one) in spectra},
@@ -178,13 +182,20 @@ def _part(found: Any) -> Part:
     limit = None if found["limit"] is None else typed(found["limit"], int)
     total, index, count = (typed(found[name], int) for name in ("total", "index", "count"))
     stretch = found.get("stretch", False)  # old files know none
-    if total < 0 or (limit is not None and limit < 1) or not 1 <= index <= count or not isinstance(stretch, bool):
+    within = total >= 0 and (limit is None or limit >= 1) and 1 <= index <= count <= MOST_SHARDS
+    if not within or not isinstance(stretch, bool):
         raise ValueError("a part of the data is not one")
     return Part(typed(found["data"], str), total, limit, index, count, stretch)
 
 
-def _read_moments(archive: zipfile.ZipFile, index: int, count: int) -> Moments:
-    mean, triangle = read_array(archive, f"mean/{index}"), read_array(archive, f"m2/{index}")
+def _count(found: Any) -> int:
+    if typed(found, int) < 0:
+        raise ValueError("there are fewer samples than none")
+    return int(found)
+
+
+def _read_moments(archive: Archive, index: int, count: int) -> Moments:
+    mean, triangle = archive.read(f"mean/{index}"), archive.read(f"m2/{index}")
     for array, dimensions in ((mean, len(mean)), (triangle, len(mean) * (len(mean) + 1) // 2)):
         if array.dtype != np.float64 or array.shape != (dimensions,) or not dimensions or count < 0:
             raise ValueError(f"layer {index} has the wrong shape")
@@ -193,8 +204,8 @@ def _read_moments(archive: zipfile.ZipFile, index: int, count: int) -> Moments:
     return Moments(count, mean, _from_upper_triangle(triangle, len(mean)))
 
 
-def _read_eigenvalues(archive: zipfile.ZipFile, index: int, channels: int) -> Floats:
-    found = read_array(archive, f"eigenvalues/{index}")
+def _read_eigenvalues(archive: Archive, index: int, channels: int) -> Floats:
+    found = archive.read(f"eigenvalues/{index}")
     if found.dtype != np.float64 or found.shape != (channels,):
         raise ValueError(f"layer {index} has eigenvalues of the wrong shape")
     if not np.isfinite(found).all() or (found < 0).any() or (np.diff(found) > 0).any():
@@ -202,10 +213,10 @@ def _read_eigenvalues(archive: zipfile.ZipFile, index: int, channels: int) -> Fl
     return found
 
 
-def _read_squares(archive: zipfile.ZipFile, layers: Sequence[str]) -> dict[str, Floats]:
-    there = set(archive.namelist())
-    indices = {output: index for index, output in enumerate(layers) if f"squares/{index}.npy" in there}
-    found = {output: read_array(archive, f"squares/{index}") for output, index in indices.items()}
+def _read_squares(archive: Archive, layers: Sequence[str]) -> dict[str, Floats]:
+    there = archive.names()
+    indices = {output: index for index, output in enumerate(layers) if f"squares/{index}" in there}
+    found = {output: archive.read(f"squares/{index}") for output, index in indices.items()}
     if any(one.dtype != np.float64 or one.ndim != 1 or not (one >= 0).all() for one in found.values()):
         raise ValueError("the mean squares of an input are none")
     return found

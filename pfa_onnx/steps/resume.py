@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pfa_onnx.errors import StatsError
 from pfa_onnx.graph.model import Graph
@@ -12,6 +14,7 @@ from pfa_onnx.replacing import remove_leftovers
 from pfa_onnx.responses import Responses
 from pfa_onnx.stats.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfa_onnx.stats.data import Dataset
+from pfa_onnx.stats.parts import Part
 from pfa_onnx.stats.statsfile import StatsFile
 
 SECONDS = 60.0  # between two checkpoints
@@ -61,16 +64,35 @@ def refuse_other(
     """Raise StatsError unless these statistics are of this model, these samples and these responses."""
     what = None
     if found.model_sha256 != graph.sha256:
-        what = "another model"
-    elif len(found.parts) != 1 or not found.parts[0].begins_like(dataset.part()):
-        what = "other data, another --limit or another --shard"
+        what = f"another model: sha256 {found.model_sha256[:12]}, and not {graph.sha256[:12]}"
+    elif len(found.parts) != 1:
+        what = f"{len(found.parts)} parts of the data, and not of one"
+    elif not found.parts[0].begins_like(dataset.part()):
+        what = _other_part(found.parts[0], dataset.part())
     elif dict(found.preprocess) != preprocess:
-        what = "other preprocessing"
+        what = f"other preprocessing: {_differing(found.preprocess, preprocess)}"
     elif found.responses != responses:
         what = f"other responses: {found.responses.flags}, and not {responses.flags}"
     if what is not None:
         fix = "leave --resume out to measure anew, or choose another --save-stats"
         raise StatsError(f"what --resume found is of {what}", at=str(at), fix=fix)
+
+
+def _other_part(found: Part, wanted: Part) -> str:
+    for what, one, other in (
+        ("another --limit", found.limit, wanted.limit),
+        ("another --shard", f"{found.index}/{found.count}", f"{wanted.index}/{wanted.count}"),
+    ):
+        if one != other:
+            return f"{what}: {one}, and not {other}"
+    return f"other data: {found.total} samples with digest {found.data[:12]}, and not {wanted.data[:12]}"
+
+
+def _differing(found: Mapping[str, Any], wanted: Any) -> str:
+    """Return what is another in how the inputs were made, as far as there are names for it."""
+    known = dict(wanted) if isinstance(wanted, Mapping) else {}
+    names = sorted(name for name in {*found, *known} if found.get(name) != known.get(name))
+    return ", ".join(f"{name} {str(found.get(name))[:60]}, and not {str(known.get(name))[:60]}" for name in names[:3])
 
 
 def refuse_other_responses(found: StatsFile, wanted: Responses, at: Path) -> None:

@@ -87,6 +87,7 @@ def table(results: list[Result]) -> str:
         "",
         f"slowest: {slow['seconds']:.1f} s of processor time (seed {slow['seed']}, case {slow['case']}: {_what(slow)})",
         f"most memory: {large['megabytes']:.0f} MB (seed {large['seed']}, case {large['case']}: {_what(large)})",
+        f"cut models compared with an original that was masked independently: {sum(bool(one['compared']) for one in results):,}",
         f"all: {total / 3600:.1f} h of processor time, {1000 * total / len(results):.0f} ms a case",
     ]
     return "\n".join(lines)

@@ -106,7 +106,7 @@ def extreme_attribute(random: Random, model: ModelProto) -> None:
     elif attribute.type == AttributeProto.STRING:
         attribute.s = one_of(random, (b"", b"\xff\xfe", b"NOTSET", b"i,i->i", b"a" * 9999, b"reflect", b"ij,jk->ik,"))
     else:
-        attribute.type = one_of(random, (*range(15), 99))
+        attribute.type = int(random.integers(0, 15))
 
 
 @mutation
@@ -122,7 +122,7 @@ def odd_attribute(random: Random, model: ModelProto) -> None:
             node.attribute.remove(attribute)
     node.attribute.append(helper.make_attribute(name, value))
     if random.random() < 0.2:
-        node.attribute[-1].type = one_of(random, (*range(15), 99))
+        node.attribute[-1].type = int(random.integers(0, 15))
     if random.random() < 0.1:
         node.attribute[-1].ref_attr_name = one_of(random, NAMES)
 

@@ -38,12 +38,13 @@ FINE = ("fine", "refused", "no")
 
 @dataclass
 class Outcome:
-    """How a case ended. verdict: one of FINE, or what is wrong."""
+    """How a case ended. verdict: one of FINE, or what is wrong; compared: by a second opinion, too."""
 
     verdict: str
     detail: str = ""
     seconds: float = 0.0
     megabytes: float = 0.0
+    compared: bool = False
 
     @property
     def passed(self) -> bool:
@@ -73,7 +74,8 @@ def judge(case: Case, root: Path) -> Outcome:
     with _watched(root / "outside.bin") as opened:
         outcome, code, error = _run(case, root)
         outside = opened()
-    for name in ("stdout", "stderr"):
+    outcome.compared = (root / "compared").exists()
+    for name in ("stdout", "stderr", "compared"):
         (root / name).unlink(missing_ok=True)
     if not outcome.passed:
         return outcome
@@ -167,7 +169,9 @@ def _child(case: Case, root: Path) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if code == 0 and case.argv[0] == "prune":
-        wrong = agrees(Path("model.onnx"), Path("out.onnx"), Path("report.json"), Path("data.npz"))
+        wrong, compared = agrees(Path("model.onnx"), Path("out.onnx"), Path("report.json"), Path("data.npz"))
+        if compared:
+            (root / "compared").touch()
         if wrong:
             (root / "wrong").write_text(wrong)
             os._exit(98)

@@ -177,7 +177,7 @@ def test_killed_before_every_change_of_a_file(cases, tmp_path, kind):
     print(f"\n{kind}: killed before each of {len(case.events)} changes of files")
 
 
-def at_random(case, number, times, folder, seed):
+def at_random(case, number, times, folder, seed, **how):
     """Send a signal at random moments; returns the exit codes."""
     chance, codes = random.Random(seed), []
     case.again(folder)
@@ -186,7 +186,7 @@ def at_random(case, number, times, folder, seed):
     seconds = time.monotonic() - began
     case.again(folder)
     for _ in range(times):
-        child = case.start(*(case.resume if chance.random() < 0.8 else []))
+        child = case.start(*(case.resume if chance.random() < 0.8 else []), **how)
         time.sleep(chance.uniform(0, seconds))
         with contextlib.suppress(ProcessLookupError):
             child.send(number)
@@ -240,7 +240,7 @@ def test_interrupted_at_random_moments(cases, tmp_path, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["prune", "outside", "analyze", "finetune"])
 def test_interrupted_at_fifty_random_moments(cases, tmp_path, kind):
-    codes = at_random(cases(kind), signal.SIGINT, KILLS, tmp_path / "work", f"{kind} 50")
+    codes = at_random(cases(kind), signal.SIGINT, KILLS, tmp_path / "work", f"{kind} 50", whole=True)
     assert set(codes) <= {0, 130}
     print(f"\n{kind}: {KILLS} interrupts, {codes.count(0)} of them after the end; exit code 130, no traceback")
 

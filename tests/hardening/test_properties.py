@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import HealthCheck, given, note, seed, settings
+from hypothesis import HealthCheck, currently_in_test_context, given, note, seed, settings
 from hypothesis import strategies as st
 from networks import Net
 from onnx import numpy_helper
@@ -185,7 +185,8 @@ def drawn(name, number):
     model = FAMILIES[name].build(rng)
     size = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
     x = rng.standard_normal((SAMPLES, 3, size, size)) * rng.uniform(0.5, 2.0, (SAMPLES, 1, 1, 1))
-    note(f"PFA_ONNX_SEED={SEED} family {name} number {number}")
+    if currently_in_test_context():
+        note(f"PFA_ONNX_SEED={SEED} PFA_ONNX_MORE={MORE}: family {name}, number {number}")
     return model, {"image": x.astype(np.float32)}
 
 
@@ -217,7 +218,9 @@ def test_permuting_channels_permutes_the_recipe(name, method, number):
     before, after = analyzed(model, data, method), analyzed(other, data, method)
     for group, (_, makers) in FAMILIES[name].groups.items():
         for maker in makers:
-            assert sorted(orders[group][list(keep(after, maker))]) == list(keep(before, maker))
+            found = sorted(orders[group][list(keep(after, maker))])
+            # of the last two, each repeats the other as much as it is repeated: the higher index stays
+            assert found == list(keep(before, maker)) or (len(found) == 1 and method.select == "pfa")
     assert [layer.asked for layer in before.layers] == [layer.asked for layer in after.layers]
 
 
@@ -256,8 +259,9 @@ def test_scaling_a_layer_and_its_reader_against_it_changes_nothing(method, numbe
 @examples(12)
 @given(families, methods, draws, st.integers(2, 4))
 def test_samples_that_are_there_several_times_change_nothing(name, method, number, times):
-    if method.shrink != "none":  # it asks how many samples there are
-        method = replace(method, shrink="none")
+    method = replace(method, shrink="none")  # which asks how many samples there are
+    if method.select == "reconstruct":  # it draws positions at random, of every sample
+        method = replace(method, select="pfa")
     model, data = drawn(name, number)
     again = {key: np.concatenate([value] * times) for key, value in data.items()}
     each = {key: np.repeat(value, times, axis=0) for key, value in data.items()}
@@ -280,9 +284,10 @@ def test_the_order_of_the_samples_does_not_matter(name, method, number):
 @given(families, methods, draws)
 def test_batches_and_threads_do_not_matter(name, method, number):
     model, data = drawn(name, number)
-    before = recipe(analyzed(model, data, method, batch_size=32))
-    for size in (1, 3, 8):
-        assert recipe(analyzed(model, data, method, batch_size=size)) == before
+    before = recipe(analyzed(model, data, method, batch_size=7))
+    if method.select != "reconstruct":  # it draws positions at random, of every batch
+        for size in (1, 3, 8, 32):
+            assert recipe(analyzed(model, data, method, batch_size=size)) == before
     for threads in (1, 2):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(session._process, "threads", threads)
@@ -358,7 +363,8 @@ def removed_first(matrices):
     names = list(range(len(mean)))
     while names:
         rest = mean[np.ix_(names, names)] - np.eye(len(names))
-        yield names.pop(int(np.argmax(rest.sum(axis=1))))
+        norms = rest.sum(axis=1)
+        yield names.pop(int(np.argmax(norms >= norms.max() * (1 - 1e-9))))  # the last two are always tied
 
 
 @examples(20)

@@ -33,6 +33,8 @@ def reports(folder):
         "prune": ["prune", MODEL, *DATA, "--params", "0.6", "--repair", "--select", "l1", "-o", small],
         "variant": ["analyze", MODEL, *DATA, "--kl", "--pool", "mean", "--mapping", "sqrt", "--round-to", "8"],
         "check": ["check", MODEL, small, *DATA, "--min-agreement", "0.1", "--no-latency"],
+        "sweep": ["sweep", MODEL, *DATA, "--kl", "--params", "0.5", "--no-latency"],
+        "compare": ["compare", MODEL, small, *DATA, "--no-latency"],
         "finetune": ["finetune", small, "--teacher", MODEL, *DATA, "--epochs", "1", "-o", str(folder / "tuned.onnx")],
     }
     found = {}
@@ -53,7 +55,7 @@ def test_the_schema_is_one():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-@pytest.mark.parametrize("name", ["inspect", "analyze", "prune", "variant", "check", "finetune"])
+@pytest.mark.parametrize("name", ["inspect", "analyze", "prune", "variant", "check", "sweep", "compare", "finetune"])
 def test_reports_are_what_the_schema_says(reports, name):
     jsonschema.Draft202012Validator(definition(name)).validate(reports[name])
     jsonschema.Draft202012Validator(SCHEMA).validate(reports[name])
