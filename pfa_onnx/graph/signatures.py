@@ -67,7 +67,7 @@ def _check_against(node: NodeProto, schema: defs.OpSchema) -> None:
         found = schema.attributes.get(attribute.name)
         if found is None:
             raise broken(node, f"has the attribute {called(attribute.name)!r}, which its operator has not")
-        wanted = found.type.name
+        wanted = str(getattr(found.type, "name", found.type))
         if wanted != AttributeProto.AttributeType.Name(attribute.type):
             raise broken(node, f"has an attribute {attribute.name!r} that is not of type {wanted}")
         if attribute.name in _TYPES and attribute.i not in ELEMENT_TYPES | {0}:

@@ -70,9 +70,9 @@ def check_traps(node: NodeProto, constants: Constants) -> None:
         tensor = constant(name, constants) if wanted is not None and name else None
         if wanted is not None and tensor is not None:
             _check_shape(node, place, tensor, *wanted)
-    {"Split": _split, "GatherND": _gather, "STFT": _stft, "TfIdfVectorizer": _grams}.get(node.op_type, lambda *_: None)(
-        node, constants
-    )
+    special = {"Split": _split, "GatherND": _gather, "STFT": _stft, "TfIdfVectorizer": _grams}.get(node.op_type)
+    if special is not None:
+        special(node, constants)
 
 
 def _check_positive(node: NodeProto, attribute: AttributeProto) -> None:

@@ -116,7 +116,7 @@ def _text(content: Mapping[str, Any]) -> str:
 def _digest(array: npt.NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
     plain = array.dtype.kind in "biufc" and array.size > 0
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8) if plain else array.tobytes())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if plain else array.tobytes())
     return digest.hexdigest()
 
 

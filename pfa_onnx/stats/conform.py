@@ -45,7 +45,7 @@ def _cast(array: Array, spec: InputSpec, at: str) -> Array:
     elif want.kind == "O" and have.kind in "US":  # a model of strings
         result = array.astype(object)
     elif have.kind not in "biuf" or want.kind not in "biufV":
-        raise DataError(f"values are {have} but input {spec.name!r} is {want}", at=at)
+        raise DataError(f"values are {have} but input {spec.name!r} is {want}", at=at, fix=f"give {want} values")
     else:
         with np.errstate(all="ignore"):  # judged below
             result = array.astype(want)

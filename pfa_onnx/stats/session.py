@@ -102,7 +102,8 @@ class Runner:
             options.intra_op_num_threads = threads
         named = at or (model if isinstance(model, Path) else None)
         if isinstance(model, Path) and not is_text(model):  # it is given text, and names of files are bytes
-            model, external_dir = model.read_bytes(), model.parent
+            external_dir = model.parent
+            model = model.read_bytes()
         if external_dir is not None and is_text(external_dir):
             options.add_session_config_entry(_EXTERNAL_FOLDER, str(external_dir))
         self._at = None if named is None else str(named)

@@ -27,6 +27,8 @@ from pfa_onnx.steps.decide import Decision
 
 Array = npt.NDArray[Any]
 
+SCHEMA = 1
+_LARGEST = 1 << 62  # of an index, far beyond any
 METADATA_KEY = "pfa_onnx.recipe"
 
 
@@ -119,7 +121,7 @@ def embed_recipe(
         "layers": keep,
         "method": method,
         "original_sha256": original_sha256,
-        "schema": 1,
+        "schema": SCHEMA,
         "version": __version__,
     }
     if small.taken:
@@ -179,6 +181,10 @@ def read_embedded(model: str | Path | Graph) -> Embedded | None:
         return None
     try:
         content = json.loads(text)
+        if content.get("schema", SCHEMA) != SCHEMA:
+            found, by = (str(content.get(key))[:20] for key in ("schema", "version"))
+            what = f"the recipe inside has schema {found}, written by pfa-onnx {by}; this version reads {SCHEMA}"
+            raise StatsError(what, at=str(graph.path), fix="use that version, or prune the original again")
         return parse(content) if "layers" in content else None  # of a model that was fine-tuned only
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         why = " ".join(str(error).split())[:120]
@@ -249,7 +255,7 @@ def _step(step: Any, lists: list[Ints]) -> tuple[tuple[int, ...], Ints, tuple[in
 
 
 def _indices(given: Any, limit: int | None) -> list[int]:
-    if not isinstance(given, list) or not all(type(k) is int and k >= 0 for k in given):
+    if not isinstance(given, list) or not all(type(k) is int and 0 <= k < _LARGEST for k in given):
         raise ValueError("a list of indices is not one")
     if limit is not None and (given != sorted(set(given)) or (given and given[-1] >= limit)):
         raise ValueError(f"indices are not ascending numbers from 0 to {limit - 1}")

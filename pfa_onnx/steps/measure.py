@@ -33,7 +33,13 @@ from pfa_onnx.stats.statsfile import StatsFile, load_stats, save_stats
 from pfa_onnx.stats.store import Each, in_threads
 from pfa_onnx.steps.calibration import Calibration
 from pfa_onnx.steps.onepass import OnePass, keep
-from pfa_onnx.steps.resume import Checkpoints, refuse_other, refuse_other_responses
+from pfa_onnx.steps.resume import (
+    Checkpoints,
+    refuse_other,
+    refuse_other_channels,
+    refuse_other_responses,
+    refuse_unfit,
+)
 from pfa_onnx.steps.shapes import shape_learner, without_data
 
 Array = npt.NDArray[Any]
@@ -67,6 +73,7 @@ def measure(graph: Graph, options: DataOptions, hooks: Hooks, checkpoints: Check
     first = next(batches, None)
     if before and checkpoints:  # only now: a stream knows itself from its first sample on
         refuse_other(before.stats, graph, dataset, prepared_by(dataset), options.responses, at=checkpoints.path)
+        refuse_unfit(before.stats, graph, checkpoints.path)
     if first is None and before is None:
         raise DataError("there are no samples", at=dataset.source, fix="give --data some inputs")
     kept = before.stats.inputs if before else {} if first is None else keep(first)
@@ -157,8 +164,10 @@ def recall(graph: Graph, path: Path, responses: Responses | None = None) -> Meas
         )
     if responses is not None:
         refuse_other_responses(stats, responses, path)
+    refuse_unfit(stats, graph, path)
     shapes, probed = learn_shapes(graph, stats.inputs)
     layers = find_layers(graph, shapes)
+    refuse_other_channels(stats, [traced.layer for traced in layers], path)
     unmeasured = {t.layer.output: _without_samples(t) for t in layers if t.layer.output not in stats.moments}
     info = DataInfo(stats.source, stats.samples, stats.preprocess, stats.provider, 0)
     return Measured(graph, shapes, probed, layers, unmeasured, stats, info)

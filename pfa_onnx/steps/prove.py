@@ -17,7 +17,7 @@ from pfa_onnx.graph.choices import choices, shown
 from pfa_onnx.graph.dtypes import computed_in
 from pfa_onnx.graph.edits import Edits
 from pfa_onnx.graph.masking import masked
-from pfa_onnx.graph.model import Graph
+from pfa_onnx.graph.model import Graph, refuse_changed
 from pfa_onnx.graph.quantisers import jitter, rounds, unrounded
 from pfa_onnx.recipe import Proof
 from pfa_onnx.stats.compare import as_tensors, relative_error
@@ -41,8 +41,16 @@ _REPORT_BUG = "this is a bug in pfa-onnx: please report it with the model"
 def prove(graph: Graph, small: Graph, edits: Edits, inputs: Mapping[str, Array], providers: Providers) -> Proof:
     """Run the masked original and the cut model on the same samples (masked equivalence).
 
-    Raises ProofError when their outputs differ by more than rounding.
+    Raises ProofError when their outputs differ by more than rounding, ModelError when external data has changed.
     """
+    try:
+        return _proven(graph, small, edits, inputs, providers)
+    except (ProofError, InternalError):
+        refuse_changed(graph)  # then nobody knows which weights were compared
+        raise
+
+
+def _proven(graph: Graph, small: Graph, edits: Edits, inputs: Mapping[str, Array], providers: Providers) -> Proof:
     blocks = _blocks(graph, edits, inputs)
     _check_rewriting(graph, blocks, providers)
     before = _outputs(load_runner(masked(graph, edits), graph, providers), blocks)

@@ -13,6 +13,7 @@ from pfa_onnx.recipe import Method
 from pfa_onnx.responses import PAPER, Responses
 
 SCHEMA = 1
+LARGEST = 256 << 20  # bytes of a report; those of the widest models are a hundredth of that
 
 # layer output -> (how many channels it has, which of them stay)
 Kept = Mapping[str, tuple[int, tuple[int, ...]]]
@@ -34,9 +35,13 @@ class Replayed:
 def read_recipe(path: Path) -> Replayed:
     """Return what a report decided, and by which method; raises StatsError when it is no report of ours."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise _broken(f"cannot read the recipe: {error}", str(path)) from None
+    if len(content) > LARGEST:
+        raise _broken(f"the recipe has more than {LARGEST >> 20} MB, and no report has", str(path))
     return parse_recipe(text, str(path))
 
 
@@ -52,7 +57,8 @@ def parse_recipe(text: str, at: str) -> Replayed:
     if not isinstance(content, dict) or not isinstance(content.get("layers"), list):
         raise _broken("the recipe has no list of layers", at)
     if content.get("schema") != SCHEMA:
-        raise _broken(f"the recipe has schema {content.get('schema')!r}, this version reads schema {SCHEMA}", at)
+        found, by = (repr(content.get(key))[:20] for key in ("schema", "version"))
+        raise _broken(f"the recipe has schema {found}, written by version {by}; this version reads schema {SCHEMA}", at)
     recipe: dict[str, tuple[int, tuple[int, ...]]] = {}
     for index, layer in enumerate(content["layers"]):
         output, channels, keep = _recipe_layer(layer, index, at)

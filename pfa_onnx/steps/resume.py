@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pfa_onnx.errors import StatsError
+from pfa_onnx.errors import DataError, StatsError
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.options import Hooks
+from pfa_onnx.recipe import Layer
 from pfa_onnx.replacing import remove_leftovers
 from pfa_onnx.responses import Responses
 from pfa_onnx.stats.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfa_onnx.stats.conform import conform
 from pfa_onnx.stats.data import Dataset
 from pfa_onnx.stats.parts import Part
 from pfa_onnx.stats.statsfile import StatsFile
 
+_MEASURE_ANEW = "measure again with `pfa-onnx analyze --save-stats`"
 SECONDS = 60.0  # between two checkpoints
 SHARE = 50  # ... and so many times what the last one took: at most two per cent of the run
 
@@ -76,6 +79,31 @@ def refuse_other(
     if what is not None:
         fix = "leave --resume out to measure anew, or choose another --save-stats"
         raise StatsError(f"what --resume found is of {what}", at=str(at), fix=fix)
+
+
+def refuse_unfit(found: StatsFile, graph: Graph, at: Path) -> None:
+    """Raise StatsError unless the inputs that these statistics keep are what the model takes."""
+    names = [spec.name for spec in graph.inputs]
+    if set(found.inputs) != set(names):
+        what = f"it keeps the inputs {', '.join(found.inputs) or 'of none'}, and the model takes {', '.join(names)}"
+        raise StatsError(what, at=str(at), fix=_MEASURE_ANEW)
+    for spec in graph.inputs:
+        array = found.inputs[spec.name]
+        try:
+            conform(array, spec, at=str(at))
+        except DataError as error:
+            raise StatsError(f"of the inputs that it keeps, {error.what}", at=error.at, fix=_MEASURE_ANEW) from None
+        if not array.ndim or not len(array):
+            raise StatsError(f"it keeps no sample of the input {spec.name!r}", at=str(at), fix=_MEASURE_ANEW)
+
+
+def refuse_other_channels(found: StatsFile, layers: Sequence[Layer], at: Path) -> None:
+    """Raise StatsError unless these layers have as many channels as were measured."""
+    for layer in layers:
+        moments = found.moments.get(layer.output)
+        if moments is not None and moments.channels != layer.channels:
+            what = f"it holds {moments.channels} channels of '{layer.output}', and the model has {layer.channels}"
+            raise StatsError(what, at=str(at), fix=_MEASURE_ANEW)
 
 
 def _other_part(found: Part, wanted: Part) -> str:

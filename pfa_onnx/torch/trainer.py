@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pfa_onnx.errors import StatsError, TrainingError, UsageError
+from pfa_onnx.errors import TrainingError, UsageError
 from pfa_onnx.options import Hooks, Training
 from pfa_onnx.replacing import replacing
 from pfa_onnx.results import Quality
 from pfa_onnx.stats.data import Batch
 from pfa_onnx.torch.augment import augment
+from pfa_onnx.torch.checkpoint import read_checkpoint
 from pfa_onnx.torch.feed import Feed
 from pfa_onnx.torch.module import OnnxModule
 from pfa_onnx.torch.objective import Objective
@@ -213,26 +214,12 @@ class Trainer:
         """Go on from a checkpoint, if there is one; raises StatsError when it is broken or of another run."""
         if not self.checkpoint.exists():
             return False
-        try:
-            content = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-            known = content["known"]
-        except Exception as error:  # noqa: BLE001 - torch raises anything on a broken file
-            why = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-            raise StatsError(
-                f"the checkpoint is broken ({why})", at=str(self.checkpoint), fix="leave --resume out"
-            ) from None
-        if known != self.known:
-            raise StatsError(
-                "the checkpoint is of another run: models, data or options differ",
-                at=str(self.checkpoint),
-                fix="give the same command as then, or leave --resume out",
-            )
-        self.student.load_state_dict(content["student"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self._scaler.load_state_dict(content["scaler"])
-        weights = {name: tensor.cpu() for name, tensor in content["weights"].items()}
-        history = [Quality(**one) for one in content["history"]]
-        self.found = Progressed(history, content["best"], weights, content["teacher_accuracy"])
+        saved = read_checkpoint(self.checkpoint, self.known, self.student, self.optimizer)
+        self.student.load_state_dict(saved.student)
+        self.optimizer.load_state_dict(saved.optimizer)
+        self._scaler.load_state_dict(saved.scaler)
+        told = saved.history
+        self.found = Progressed(list(told.qualities), told.best, dict(saved.weights), told.teacher_accuracy)
         return True
 
 

@@ -15,12 +15,13 @@ from pfa_onnx.errors import ModelError, PfaError, TrainingError, UsageError
 from pfa_onnx.graph.model import Graph, load, refuse_changed
 from pfa_onnx.options import DataOptions, Hooks, Training
 from pfa_onnx.replacing import remove_leftovers
-from pfa_onnx.results import DataInfo, Quality, Tuned
+from pfa_onnx.results import DataInfo, Tuned
 from pfa_onnx.stats.data import Dataset
 from pfa_onnx.stats.parts import digest
 from pfa_onnx.steps.apply import write
 from pfa_onnx.steps.embedded import content_of, read_embedded, store
 from pfa_onnx.steps.measure import describe_model, learn_shapes, open_dataset, prepared_by, report_skipped
+from pfa_onnx.torch.checkpoint import read_history
 from pfa_onnx.torch.feed import Feed
 from pfa_onnx.torch.files import with_weights
 from pfa_onnx.torch.module import OnnxModule
@@ -156,8 +157,12 @@ def _is_finished(trainer: Trainer, output: Path) -> bool:
     found = content_of(graph).get("finetune", {})
     if not isinstance(found, dict) or found.get("known") != trainer.known:
         return False
-    history = [Quality(**one) for one in found["history"]]
-    before, trainer.found = trainer.found, Progressed(history, found["best"], {}, found["teacher_accuracy"])
+    try:
+        told = read_history(found)
+    except (KeyError, TypeError, ValueError):
+        return False
+    before = trainer.found
+    trainer.found = Progressed(list(told.qualities), told.best, {}, told.teacher_accuracy)
     if not trainer.is_over:  # the best of a run that ended before its first checkpoint
         trainer.found = before
         return False

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from fuzz import mutate_files, mutate_graph, mutate_plausible  # noqa: F401 - they register mutations
-from fuzz.corpus import Base, Corpus
+from fuzz.corpus import TRAINING, Base, Corpus
 from fuzz.mutate_bytes import BYTES, spans_of
 from fuzz.mutate_model import MODEL, all_tensors, one_of
 
@@ -52,6 +53,7 @@ def make(corpus: Corpus, seed: int, number: int, folder: Path, only: str | None 
     verb = str(random.choice(list(VERBS), p=np.array(list(VERBS.values())) / sum(VERBS.values())))
     case = Case(seed, number, target, base, verb)
     (folder / "data.npz").write_bytes(base.data.read_bytes())
+    (folder / "more.npz").write_bytes(base.more.read_bytes())
     (folder / "model.onnx").write_bytes(base.content)
     {"model": _model, "model bytes": _bytes, "external": _external, "embedded": _embedded, "arrays": _arrays}.get(
         target, _file
@@ -79,7 +81,7 @@ def _command(case: Case, random: np.random.Generator, broken: str = "model.onnx"
         case.argv = ["check", *models, *data, "--no-latency", "--providers", "cpu", *report]
     else:
         models = (broken, "--teacher", "whole.onnx") if random.random() < 0.7 else ("whole.onnx", "--teacher", broken)
-        case.argv = ["finetune", *models, *data, "--any-teacher", "--epochs", "1", "--providers", "cpu", "-o", "out.onnx", *report]
+        case.argv = ["finetune", *models, "--data", "more.npz", "--any-teacher", *TRAINING, "-o", "out.onnx", *report]
         case.written = ("out.onnx", "report.json")
 
 
@@ -88,10 +90,17 @@ def _model(case: Case, random: np.random.Generator, folder: Path) -> None:
     plausible = random.random() < PLAUSIBLE
     some = sorted(n for n, mutate in MODEL.items() if not plausible or mutate.__module__ == mutate_plausible.__name__)
     for _ in range(1 + int(random.random() < 0.35) + int(random.random() < 0.1)):
-        name = one_of(random, some)
+        _changed(case, random, model, one_of(random, some))
+    _write(case, random, folder, model.SerializeToString())
+
+
+def _changed(case: Case, random: np.random.Generator, model: onnx.ModelProto, name: str) -> None:
+    """Apply one mutation, unless what was broken before is in its way."""
+    try:
         MODEL[name](random, model)
         case.done.append(name)
-    _write(case, random, folder, model.SerializeToString())
+    except (ValueError, TypeError, OverflowError, onnx.checker.ValidationError):
+        case.done.append(f"{name} (not possible)")
 
 
 def _bytes(case: Case, random: np.random.Generator, folder: Path) -> None:
@@ -106,9 +115,7 @@ def _external(case: Case, random: np.random.Generator, folder: Path) -> None:
     model = case.base.proto
     case.done += mutate_files.external(random, model, folder)
     if random.random() < 0.15:
-        name = one_of(random, sorted(MODEL))
-        MODEL[name](random, model)
-        case.done.append(name)
+        _changed(case, random, model, one_of(random, sorted(MODEL)))
     _write(case, random, folder, model.SerializeToString())
 
 
@@ -120,8 +127,6 @@ def _write(case: Case, random: np.random.Generator, folder: Path, content: bytes
 
 def _embedded(case: Case, random: np.random.Generator, folder: Path) -> None:
     """The recipe inside a pruned model says something else."""
-    import onnx
-
     model = onnx.load_from_string(case.base.files["pruned.onnx"])
     for item in model.metadata_props:
         if item.key == "pfa_onnx.recipe":
@@ -134,8 +139,9 @@ def _embedded(case: Case, random: np.random.Generator, folder: Path) -> None:
 
 def _arrays(case: Case, random: np.random.Generator, folder: Path) -> None:
     """The data is broken."""
-    content, how = mutate_files.archive(random, (folder / "data.npz").read_bytes())
-    (folder / "data.npz").write_bytes(content)
+    name = "more.npz" if case.verb == "finetune" else "data.npz"
+    content, how = mutate_files.archive(random, (folder / name).read_bytes())
+    (folder / name).write_bytes(content)
     case.done.append(how)
     _write(case, random, folder, case.base.content)
 
@@ -150,9 +156,11 @@ def _file(case: Case, random: np.random.Generator, folder: Path) -> None:
     if target == "training" and "tuned.partial" not in files:
         target = case.target = "recipe"
     if target == "statistics":
-        content, name = mutate_files.archive(random, files["stats.npz"])
-        (folder / "stats.npz").write_bytes(content)
-        case.argv = ["prune", "model.onnx", "--stats", "stats.npz", *how, *FEW, *out]
+        which = one_of(random, [name for name in ("stats.npz", "wanda.npz") if name in files])
+        content, name = mutate_files.archive(random, files[which])
+        (folder / which).write_bytes(content)
+        more = ("--select", "wanda") if which == "wanda.npz" else ()
+        case.argv = ["prune", "model.onnx", "--stats", which, *how, *FEW, *more, *out]
     elif target == "merge":
         content, name = mutate_files.archive(random, files["part1.npz"])
         (folder / "part1.npz").write_bytes(content)
@@ -167,7 +175,7 @@ def _file(case: Case, random: np.random.Generator, folder: Path) -> None:
         content, name = mutate_files.training(random, files["tuned.partial"])
         (folder / "pruned.onnx").write_bytes(files["pruned.onnx"])
         (folder / "out.onnx.partial").write_bytes(content)
-        case.argv = ["finetune", "pruned.onnx", "--teacher", "model.onnx", "--data", "data.npz", "--epochs", "2", "--resume", "--providers", "cpu", *out]
+        case.argv = ["finetune", "pruned.onnx", "--teacher", "model.onnx", "--data", "more.npz", *TRAINING, "--resume", *out]
     else:
         content, name = mutate_files.text(random, files["report.json"])
         (folder / "recipe.json").write_bytes(content)

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -19,6 +19,8 @@ import onnx
 from networks import NETWORKS, exports, feeds
 
 SAMPLES = 6
+TRAINED = 24  # fewer are refused
+TRAINING = ("--epochs", "2", "--providers", "cpu")
 LARGEST = 40_000  # bytes of an export that is worth breaking: every case reads it several times
 FAMILY = ("plain", "residual_add", "gemm_plain", "attention", "depthwise", "grouped_conv", "fp16", "local_function")
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_models" / "fashion" / "model.onnx"
@@ -26,11 +28,12 @@ SAMPLE = Path(__file__).resolve().parents[2] / "sample_models" / "fashion" / "mo
 
 @dataclass(frozen=True)
 class Base:
-    """A model that is whole. files: what this project wrote about it, by kind; for some of them only."""
+    """A model that is whole. more: data enough to train with; files: what this project wrote about it, for some."""
 
     name: str
     content: bytes
     data: Path
+    more: Path
     files: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -69,11 +72,12 @@ def build(*, small: bool = False) -> Corpus:
         protos["sample"] = onnx.load(SAMPLE)
     bases = []
     for k, (name, proto) in enumerate(protos.items()):
-        data = folder / f"{k}.npz"
-        np.savez(data, **feeds(proto, np.random.default_rng(2), n=SAMPLES))
-        bases.append(Base(name, proto.SerializeToString(), data))
+        paths = folder / f"{k}.npz", folder / f"{k}.more.npz"
+        for path, samples in zip(paths, (SAMPLES, TRAINED), strict=True):
+            np.savez(path, **feeds(proto, np.random.default_rng(2), n=samples))
+        bases.append(Base(name, proto.SerializeToString(), *paths))
     written = _in_a_child(folder, [base for base in bases if base.name in FAMILY])
-    return Corpus(tuple(Base(b.name, b.content, b.data, written.get(b.name, {})) for b in bases))
+    return Corpus(tuple(replace(base, files=written.get(base.name, {})) for base in bases))
 
 
 def _in_a_child(folder: Path, bases: list[Base]) -> dict[str, dict[str, bytes]]:
@@ -105,18 +109,22 @@ def _write(folder: Path, base: Base) -> None:
     few = ["--allow-few-samples", "--uniform", "0.5"]
     _quietly(main, ["prune", "model.onnx", *data, *few, "-o", "pruned.onnx", "--json", "report.json"])
     _quietly(main, ["analyze", "model.onnx", *data, "--save-stats", "stats.npz"])
+    _quietly(main, ["analyze", "model.onnx", *data, "--select", "wanda", "--save-stats", "wanda.npz"], may_fail=True)
     for part in "12":
         _quietly(main, ["analyze", "model.onnx", *data, "--shard", f"{part}/2", "--save-stats", f"part{part}.npz"])
+    kept = {name: resume.Checkpoints.__dict__[name] for name in ("due", "done")}
     resume.Checkpoints.due = property(lambda self: True)
     resume.Checkpoints.done = lambda self: None
     _quietly(main, ["analyze", "model.onnx", *data, "-b", "2", "--save-stats", "stop.npz"])
+    for name, method in kept.items():
+        setattr(resume.Checkpoints, name, method)
     Path("stop.npz").unlink()
     Path("stop.npz.partial").rename("stats.partial")
-    _train(main, data)
+    _train(main, base)
     Path("model.onnx").unlink()
 
 
-def _train(main, data: list[str]) -> None:
+def _train(main, base: Base) -> None:
     """Keep a training's checkpoint, where PyTorch is there and can run the model."""
     try:
         from pfa_onnx.torch.trainer import Trainer
@@ -129,8 +137,8 @@ def _train(main, data: list[str]) -> None:
         kept.write_bytes(trainer.checkpoint.read_bytes())
 
     Trainer._save = saved
-    more = ["--teacher", "model.onnx", "--epochs", "2", "-o", "tuned.onnx"]
-    _quietly(main, ["finetune", "pruned.onnx", *data, *more], may_fail=True)
+    more = ["--teacher", "model.onnx", "--data", str(base.more), *TRAINING, "-o", "tuned.onnx"]
+    _quietly(main, ["finetune", "pruned.onnx", *more], may_fail=True)
     Trainer._save = save
 
 

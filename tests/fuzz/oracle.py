@@ -193,8 +193,9 @@ def _listing(root: Path) -> dict[str, bytes]:
         for name in [*names, *folders]:
             path = Path(folder) / name
             plain = path.is_file() and not path.is_symlink()
-            if str(path.relative_to(root)) not in {"stdout", "stderr"}:
-                found[str(path.relative_to(root))] = path.read_bytes() if plain else b""
+            where = str(path.relative_to(root))
+            if where not in {"stdout", "stderr"} and not where.startswith("tmp/torchinductor"):  # PyTorch's own
+                found[where] = path.read_bytes() if plain else b""
     return found
 
 

@@ -21,7 +21,7 @@ from pfa_onnx.errors import ModelError
 from pfa_onnx.options import DataOptions, Hooks, PlanOptions
 from pfa_onnx.recipe import Method
 from pfa_onnx.replacing import remove_leftovers, scratch_folder
-from pfa_onnx.steps import apply
+from pfa_onnx.steps import apply, prove
 
 HALF = Method("uniform", ratio=0.5)
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
@@ -208,7 +208,7 @@ def test_a_model_that_is_replaced_again_and_again(server, small, tmp_path, way):
 
 
 @pytest.mark.parametrize("limit", [0, 10**9])
-@pytest.mark.parametrize("when", ["calibrate", "write"])
+@pytest.mark.parametrize("when", ["calibrate", "prove", "write"])
 def test_weights_that_are_replaced_beside_the_same_model(small, tmp_path, monkeypatch, limit, when):
     """The model's own file says nothing of it: its name, its size and its bytes are as before."""
     monkeypatch.setattr(apply, "EMBED_LIMIT", limit)
@@ -222,6 +222,8 @@ def test_weights_that_are_replaced_beside_the_same_model(small, tmp_path, monkey
         (tmp_path / "new").replace(data)
 
     write = pipeline.write
+    if when == "prove":  # between the two models
+        monkeypatch.setattr(prove, "_refuse_nothing", lambda _: replace())
     if when == "write":
         monkeypatch.setattr(pipeline, "write", lambda *given, **more: (replace(), write(*given, **more))[1])
     seen = []
@@ -238,6 +240,7 @@ def test_weights_that_are_replaced_beside_the_same_model(small, tmp_path, monkey
         )  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outside.data", "outside.onnx"]
     monkeypatch.setattr(pipeline, "write", write)
+    monkeypatch.setattr(prove, "_refuse_nothing", lambda _: None)
     report = pipeline.prune(model, options, HALF, PlanOptions(allow_few_samples=True), output=tmp_path / "out.onnx")
     assert report.proof.passed
 

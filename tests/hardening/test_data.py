@@ -36,6 +36,9 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names of files are b
 ROOT = pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root can become somebody else")
 NOBODY = 65534
 
+# Pillow warns of what is then skipped; the command line shows no warnings of libraries
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+
 
 def names_of(dataset, size=4):
     return [name for batch in dataset.batches(size) for name in batch.names]

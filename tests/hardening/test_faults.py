@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -17,6 +18,8 @@ from types import SimpleNamespace
 
 import onnx
 import pytest
+
+from pfa_onnx.cli import main
 
 KILLS = 50  # of each kind, at random moments, behind `slow`
 OLD = b"what was there before"
@@ -283,6 +286,54 @@ def test_interrupted_while_it_starts_fifty_times(small):
     assert {code for code, _ in found} <= {2, 130}
     assert not [err for _, err in found if "Traceback" in err]
     print(f"\nstart: {KILLS} interrupts, {sum(code == 130 for code, _ in found)} before the command was read")
+
+
+UNNOTICED = """
+import signal, sys, time
+from pfa_onnx import __main__ as entry
+class Last:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+def inside():
+    Last()
+    time.sleep(20)
+entry._run = inside
+sys.exit(entry.run())
+"""
+
+
+def test_an_interrupt_that_comes_where_python_cleans_up():
+    """There, an exception ends in a message, and the run would go on."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", UNNOTICED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/a/b"),
+            2,
+            "error: permission denied\n  at: /a/b\n  fix: ",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: no space left on device\n  fix: "),
+        (RuntimeError("can't start new thread"), 2, "error: the system gives no more threads\n  fix: "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "error: out of memory\n  fix: "),
+        (OSError("no number"), 2, "internal error: OSError: no number\n"),
+        (RuntimeError("ours"), 2, "internal error: RuntimeError: ours\n"),
+    ],
+)
+def test_what_the_machine_refuses_is_no_bug(monkeypatch, capsys, error, code, said):
+    def fails():
+        raise error
+
+    monkeypatch.setattr("pfa_onnx.cli.doctor.examine", fails)
+    assert main(["doctor"]) == code
+    assert capsys.readouterr().err.startswith(said)
+    assert main(["doctor"], interrupted=lambda: True) == 130, "a library made another error of Ctrl-C"
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 # --- no room ---

@@ -67,11 +67,10 @@ def many(tmp_path, count, without=""):
 
 
 def growth(found, start, stop):
-    """Bytes, handles and threads at the end, less the most of the first round."""
-    return [
-        max(found[k][what] for k in range(stop, len(found))) - max(f[what] for f in found[start:stop])
-        for what in range(3)
-    ]
+    """Bytes and handles at most, and threads at the end, more than there were at most before."""
+    before = [max(one[what] for one in found[start:stop]) for what in range(3)]
+    after = [max(one[what] for one in found[stop:]) for what in range(2)] + [found[-1][2]]  # some are still ending
+    return [more - less for more, less in zip(after, before, strict=True)]
 
 
 def test_models_in_one_process_leave_nothing_behind(tmp_path):
