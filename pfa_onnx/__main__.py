@@ -52,6 +52,8 @@ def _unnoticed(found: Any) -> None:
     import threading  # noqa: PLC0415
 
     again = threading.Timer(_AGAIN, _thread.interrupt_main)
+    if sys.platform != "win32":  # it wakes one who sleeps, too
+        again = threading.Timer(_AGAIN, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
     again.daemon = True
     again.start()
 
