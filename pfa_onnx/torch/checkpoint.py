@@ -54,12 +54,7 @@ def read_checkpoint(path: Path, known: str, module: nn.Module, optimizer: torch.
     own = module.state_dict()
     device = next(iter(own.values())).device
     try:
-        with zipfile.ZipFile(path) as file:  # else PyTorch would try what it wrote years ago
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
-                raise ValueError("it is compressed")
-        content = torch.load(path, map_location=device, weights_only=True)
-        if not isinstance(content, dict) or not set(content) >= _KEYS:
-            raise ValueError("it has not what a checkpoint has")
+        content = _content(path, device)
     except Exception as error:  # noqa: BLE001 - torch raises anything on a broken file
         raise _broken(path, error) from None
     if not isinstance(content["known"], str) or content["known"] != known:
@@ -81,8 +76,18 @@ def read_checkpoint(path: Path, known: str, module: nn.Module, optimizer: torch.
         raise _broken(path, error) from None
 
 
+def _content(path: Path, device: torch.device) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as file:  # else PyTorch would try what it wrote years ago
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+            raise ValueError("it is compressed")
+    content = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(content, dict) or not set(content) >= _KEYS:
+        raise ValueError("it has not what a checkpoint has")
+    return content
+
+
 def read_history(content: Mapping[str, Any]) -> History:
-    """Return how a training went, as a file says it; raises KeyError, TypeError or ValueError where it says nonsense."""
+    """Return how a training went, as a file says it; raises KeyError, TypeError or ValueError for nonsense."""
     qualities = tuple(_quality(one) for one in content["history"])
     best, accuracy = content["best"], content["teacher_accuracy"]
     if type(best) is not int or not 0 <= best < len(qualities):
@@ -94,12 +99,8 @@ def read_history(content: Mapping[str, Any]) -> History:
 
 def _quality(found: Mapping[str, Any]) -> Quality:
     one = Quality(**found)
-    shares = (one.agreement, one.accuracy)
-    if (
-        not isinstance(one.loss, float | int)
-        or math.isnan(one.loss)
-        or not all(share is None or _is_share(share) for share in shares)
-    ):
+    right = isinstance(one.loss, float | int) and not math.isnan(one.loss)
+    if not right or not all(share is None or _is_share(share) for share in (one.agreement, one.accuracy)):
         raise ValueError("an epoch has no numbers")
     return one
 
