@@ -129,6 +129,20 @@ def test_denormal_responses_still_rank(tmp_path, factor):
         assert two.gamma == pytest.approx(one.gamma, abs=0.02)
 
 
+@pytest.mark.parametrize("factor", [1e30, 1e-30])
+def test_statistics_of_any_size_can_be_kept_and_models_compared(tmp_path, factor):
+    model, data = scaled(chain(), images(), factor)
+    whole = analyzed(model, data, save_stats=tmp_path / "stats.npz")
+    assert recipe(pfa_onnx.analyze(saved(model), None, ENERGY, stats=tmp_path / "stats.npz")) == recipe(whole)
+    found = []
+    for one, x in ((chain(), images()), (model, data)):
+        pruned(one, x, tmp_path / "small.onnx")
+        found.append(pfa_onnx.check(saved(one), tmp_path / "small.onnx", x, latency=False).metrics)
+    for name in ("agreement", "cosine_min", "cosine_mean", "params_ratio"):
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-4)
+    assert found[1]["max_abs_error"] == pytest.approx(found[0]["max_abs_error"] * factor, rel=1e-3)
+
+
 def test_reports_of_huge_and_tiny_responses_can_be_read():
     for factor in (1e30, 1e-30):
         report = analyzed(*scaled(chain(), images(), factor))
@@ -473,6 +487,16 @@ def test_a_float16_model_gives_nearly_the_recipe_of_its_float32_original(tmp_pat
         assert abs(one.asked - two.asked) <= 1
         assert two.gamma == pytest.approx(one.gamma, abs=0.01)
     assert {array.dtype for array in arrays(onnx.load(tmp_path / "small.onnx")).values()} == {np.dtype(np.float16)}
+
+
+@pytest.mark.parametrize("select", ["pfa", "l2", "wanda", "reconstruct"])
+def test_a_float16_model_is_ranked_and_repaired(tmp_path, select):
+    data = {"image": images()["image"].astype(np.float16)}
+    method = Method("uniform", ratio=0.5, select=select)
+    report = pruned(chain(np.float16), data, tmp_path / "small.onnx", method, repair=True)
+    assert report.repair.applied
+    assert report.repair.after < 0.5 * report.repair.before
+    assert [len(layer.keep) for layer in report.layers] == [4, 6, 5]
 
 
 def test_float16_that_overflows_says_what_to_do():

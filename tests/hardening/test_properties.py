@@ -34,6 +34,7 @@ from pfa_onnx.stats.compare import relative_error
 SEED = int(os.environ.get("PFA_ONNX_SEED", "0"))
 MORE = int(os.environ.get("PFA_ONNX_MORE", "1"))
 SAMPLES = 120
+SAMPLE = Path(__file__).parents[2] / "sample_models" / "fashion"
 
 
 def examples(count):
@@ -292,6 +293,16 @@ def test_batches_and_threads_do_not_matter(name, method, number):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(session._process, "threads", threads)
             assert recipe(analyzed(model, data, method, batch_size=7)) == before
+
+
+def test_the_sample_gives_one_recipe_with_any_threads_and_batches():
+    found = []
+    for threads, size in ((1, 32), (2, 32), (2, 7)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(session._process, "threads", threads)
+            options = pfa_onnx.DataOptions(data=SAMPLE / "images", batch_size=size, providers="cpu")
+            found.append(recipe(pfa_onnx.analyze(SAMPLE / "model.onnx", options)))
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.fixture(scope="module")
