@@ -16,10 +16,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx_ir as ir
 from onnx import TensorProto
+from onnx_ir.external_data import convert_tensors_from_external
 
 from pfa_onnx.errors import ModelError
 from pfa_onnx.graph.claims import byte_size, called
 
+SMALL = 256  # bytes; what writers leave in the model's own file, as a rule
 _KEYS = {"location", "offset", "length", "checksum", "basepath"}  # the last one is ignored by all readers
 
 
@@ -47,6 +49,22 @@ def stamps_of(names: Iterable[str], folder: Path) -> dict[str, tuple[int, int]]:
             raise ModelError(f"external data is missing: {name!r}", fix=f"put {name} beside the model") from None
         found[name] = status.st_size, status.st_mtime_ns
     return found
+
+
+def hold_small(model: ir.Model) -> None:
+    """Take what is no weight out of its file: onnxruntime's shape inference reads no axes or extents there.
+
+    It does not mind where it knows too little of a node anyway; so a model may run, and what is simpler may not.
+    """
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= SMALL:
+                try:
+                    [value.const_value] = convert_tensors_from_external([tensor])
+                except (OSError, ValueError) as error:
+                    what, fix = f"cannot read a constant: {error}", "copy the data file again"
+                    raise ModelError(what, at=called(str(value.name)), fix=fix) from None
 
 
 def unmap_all(model: ir.Model) -> None:

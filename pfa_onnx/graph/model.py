@@ -22,7 +22,7 @@ from pfa_onnx.errors import ModelError
 from pfa_onnx.graph import protos
 from pfa_onnx.graph.branches import write_out
 from pfa_onnx.graph.evaluate import evaluate, is_pure
-from pfa_onnx.graph.external import external_files, stamps_of
+from pfa_onnx.graph.external import external_files, hold_small, stamps_of
 from pfa_onnx.graph.order import in_order, those_before
 from pfa_onnx.recipe import InputSpec, Taken
 
@@ -157,6 +157,7 @@ def load(path: Path) -> Graph:
     if len(model.graph) == 0 or not model.graph.outputs:
         raise _not_onnx(path, None)
     stamps = stamps_of(sorted(external_files(model)), path.parent)
+    hold_small(model)
     inlined = bool(model.functions)
     if inlined:
         from onnx_ir.passes.common import InlinePass  # noqa: PLC0415 - only models with functions pay for it

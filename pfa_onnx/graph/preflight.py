@@ -23,6 +23,7 @@ from pfa_onnx.graph.external import check_external
 from pfa_onnx.graph.order import in_order
 from pfa_onnx.graph.signatures import broken, check_node, operators_of
 from pfa_onnx.graph.sizes import Constants, check_size
+from pfa_onnx.graph.texts import check_texts
 from pfa_onnx.graph.traps import check_traps
 
 DEEPEST = 32  # bodies in bodies; protobuf reads no more of them
@@ -37,6 +38,7 @@ _FEEDABLE = "give the model tensors as inputs: what makes them of other things g
 
 def check_model(model: ModelProto, folder: Path) -> None:
     """Raise ModelError unless the file is a model that can be worked with; folder: where its external data lies."""
+    check_texts(model)
     versions = operators_of(model)
     if model.graph.sparse_initializer:
         name = model.graph.sparse_initializer[0].values.name

@@ -18,7 +18,7 @@ from pfa_onnx.graph import protos
 from pfa_onnx.graph.cost import macs, parameters
 from pfa_onnx.graph.cut import cut
 from pfa_onnx.graph.edits import Edits
-from pfa_onnx.graph.external import external_files, unmap_all
+from pfa_onnx.graph.external import unmap_all
 from pfa_onnx.graph.model import EMBED_LIMIT, Graph, load, refuse_changed
 from pfa_onnx.recipe import Size
 from pfa_onnx.replacing import replacing, scratch_folder
@@ -85,7 +85,7 @@ def write(small: Graph, output: Path, *, unchanged: bool = False) -> int:
     unchanged: nothing was cut, so that the file that was read says all of it, unless its weights lie elsewhere.
     Raises UsageError when there is no room for it, or it may not be written, ModelError when the original has changed.
     """
-    if unchanged and small.path is not None and not external_files(small.model):
+    if unchanged and small.path is not None and not small.stamps:
         content = _read(small)
     elif _total(small) >= EMBED_LIMIT:
         with _blamed(output):

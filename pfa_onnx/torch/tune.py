@@ -69,6 +69,7 @@ def finetune(
     dataset = open_dataset(graph, data)
     feed = Feed(dataset, batch_size(graph, data, dataset), share=chosen.held, seed=chosen.seed)
     report_skipped(dataset.skipped, hooks)
+    shapes = learn_shapes(graph, {name: array[:1] for name, array in next(feed.judged()).feeds.items()})
     objective, classes = objective_of(student, mentor, feed=feed, dataset=dataset, chosen=chosen, recipe=recipe)
     known = _known(graph, original, dataset, data, chosen)
     trainer = Trainer(
@@ -83,7 +84,6 @@ def finetune(
     if not (resume and _is_finished(trainer, output)):
         ended = _run(trainer, resume=resume)
     found = trainer.found
-    shapes = learn_shapes(graph, {name: array[:1] for name, array in next(feed.judged()).feeds.items()})
     result = Tuned(
         model=describe_model(graph, *shapes),
         teacher=None if teacher is None else str(teacher),

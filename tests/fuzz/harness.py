@@ -50,7 +50,7 @@ def prepare(*, small: bool = False) -> Corpus:
 
 def campaign(seed: int, numbers: Iterable[int], jobs: int = 1, keep: Path | None = None, only: str | None = None) -> Iterator[Result]:
     """Run cases, and yield how each ended."""
-    prepare()
+    assert _corpus is not None, "prepare() comes first"
     tasks = ((seed, number, keep, only) for number in numbers)
     if jobs == 1:
         yield from map(_one, tasks)
@@ -114,6 +114,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--case", type=int, help="run this one alone, and keep its files")
     parser.add_argument("--target", help="of this kind only (the numbers then mean other cases)")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="where the files of failures go")
+    parser.add_argument("--small", action="store_true", help="break a few models only (the numbers then mean other cases)")
     parser.add_argument("--record", type=Path, help="append every result here, a JSON object a line; what is there is not run again")
     parser.add_argument("--summarise", type=Path, nargs="+", help="print the table of records")
     return parser.parse_args()
@@ -138,6 +139,7 @@ def _ran(given: argparse.Namespace) -> list[Result]:
     if given.record is not None and given.record.exists():
         known = [json.loads(line) for line in given.record.read_text().splitlines()]
     left = sorted(set(numbers) - {int(one["case"]) for one in known if one["seed"] == given.seed})
+    prepare(small=given.small)
     start = time.monotonic()
     for result in campaign(given.seed, left, given.jobs if given.case is None else 1, given.keep, given.target):
         known.append(result)
