@@ -15,35 +15,37 @@ The number is the exit code: 1 means "it ran, and the answer is no", 2 means "it
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 from pfa_onnx.printable import in_one_line
+
+BUG = "this is a bug in pfa-onnx; please report it with the model and the traceback that -v shows"
 
 
 class PfaError(Exception):
     """An error with a place and a way out.
 
     what: what is wrong, with names and numbers, in lower case.
-    at: the node, file or input where it is wrong.
+    at: the node, file, input or flag where it is wrong.
     fix: one thing to type or do.
     """
 
     exit_code: ClassVar[int] = 2
     title: ClassVar[str] = "error"
 
-    def __init__(self, what: str, *, at: str | None = None, fix: str | None = None) -> None:
+    def __init__(self, what: str, *, at: str, fix: str) -> None:
         super().__init__(what)
         self.what = what
         self.at = at
         self.fix = fix
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes with all three lines."""
+        return partial(type(self), at=self.at, fix=self.fix), (self.what,)
+
     def __str__(self) -> str:
-        lines = [f"{self.title}: {self.what}"]
-        if self.at:
-            lines.append(f"  at: {in_one_line(self.at)}")
-        if self.fix:
-            lines.append(f"  fix: {self.fix}")
-        return "\n".join(lines)
+        return f"{self.title}: {self.what}\n  at: {in_one_line(self.at)}\n  fix: {self.fix}"
 
 
 class UsageError(PfaError):

@@ -128,7 +128,9 @@ def prune(
     check_target(output, model)
     data = with_what_is_needed(data, method or KL)
     if recipe and prove and data.data is None and stats is None:
-        raise UsageError("a recipe alone cannot be proven: there are no inputs", fix="add --data, or --no-proof")
+        raise UsageError(
+            "a recipe alone cannot be proven: there are no inputs", at="--recipe", fix="add --data, or --no-proof"
+        )
     with clock("load"):
         graph = load(model)
     with clock("measure"):

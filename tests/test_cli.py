@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
+import pickle
 import re
 import shlex
 import subprocess
@@ -19,11 +21,12 @@ from report.handmade import ANALYZED, CHECKED, PASSED, PRUNED
 from pfa_onnx import __version__, pipeline
 from pfa_onnx.cli import main
 from pfa_onnx.cli.app import app
-from pfa_onnx.errors import InternalError, ModelError, ProofError, TargetError
+from pfa_onnx.errors import BUG, InternalError, ModelError, ProofError, TargetError
 from pfa_onnx.options import DataOptions, PlanOptions
 from pfa_onnx.recipe import Method, Proof
 from pfa_onnx.results import Merged
 from pfa_onnx.stats import preprocess, runtime
+from pfa_onnx.stats.covariance import NoNumberError
 
 VERBS = ("analyze", "prune", "check", "merge", "doctor")
 
@@ -306,10 +309,18 @@ def test_ratios_lie_between_zero_and_one(fake, capsys, flag, value):
             2,
             "error: not an ONNX file\n  at: m.onnx\n  fix: give one\n",
         ),
-        (TargetError("no recipe reaches 0.1"), 1, "error: no recipe reaches 0.1\n"),
-        (ProofError("the outputs differ"), 1, "error: the outputs differ\n"),
+        (
+            TargetError("no recipe reaches 0.1", at="--params 0.1", fix="ask for more"),
+            1,
+            "error: no recipe reaches 0.1\n  at: --params 0.1\n  fix: ask for more\n",
+        ),
+        (
+            ProofError("the outputs differ", at="m.onnx", fix="report it"),
+            1,
+            "error: the outputs differ\n  at: m.onnx\n  fix: report it\n",
+        ),
         (KeyboardInterrupt(), 130, "\ninterrupted\n"),
-        (MemoryError(), 2, "error: out of memory\n  fix: use a smaller --batch-size\n"),
+        (MemoryError(), 2, "error: out of memory\n  at: this machine\n  fix: use a smaller --batch-size\n"),
     ],
 )
 def test_errors_are_short_and_have_their_code(fake, capsys, answer, code, message):
@@ -318,13 +329,24 @@ def test_errors_are_short_and_have_their_code(fake, capsys, answer, code, messag
     assert capsys.readouterr() == ("", message)
 
 
-@pytest.mark.parametrize("answer", [ZeroDivisionError("division by zero"), InternalError("division by zero", fix=None)])
+@pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy])
+def test_an_error_keeps_its_three_lines_on_its_way_between_processes(again):
+    error = again(NoNumberError("a response is NaN", at="Conv_0", fix="look there"))
+    assert isinstance(error, NoNumberError)
+    assert str(error) == "error: a response is NaN\n  at: Conv_0\n  fix: look there"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [ZeroDivisionError("division by zero"), InternalError("division by zero", at="Conv_0", fix=BUG)],
+)
 def test_a_bug_says_so_and_shows_where_only_when_asked(fake, capsys, answer):
     fake.answers["analyze"] = answer
     assert run("analyze m.onnx --data val") == 2
     err = capsys.readouterr().err
     assert err.startswith("internal error: ")
     assert "division by zero" in err
+    assert "\n  at: " in err
     assert "fix: this is a bug in pfa-onnx" in err
     assert "Traceback" not in err
     assert run("analyze m.onnx --data val -v") == 2
@@ -647,7 +669,7 @@ def test_doctor_knows_a_runtime_that_is_missing_or_broken(monkeypatch, capsys):
     missing = "no onnxruntime is installed; pip install onnxruntime, or onnxruntime-gpu for NVIDIA"
     code, out = doctor(monkeypatch, capsys, missing, distribution=None, version=None, providers=[])
     assert code == 1
-    assert "error: no onnxruntime is installed\n  fix: pip install onnxruntime" in out
+    assert f"error: no onnxruntime is installed\n  at: {sys.prefix}\n  fix: pip install onnxruntime" in out
     code, out = doctor(monkeypatch, capsys, providers=[], cpu_problem="no such library")
     assert code == 1
     assert "error: onnxruntime does not run here: no such library\n" in out

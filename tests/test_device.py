@@ -135,7 +135,7 @@ def test_what_the_device_refuses_comes_back_whole(monkeypatch):
     assert back == []
 
     def full(self, values, fetch=None):
-        raise ModelError("out of memory")
+        raise ModelError("out of memory", at="m.onnx", fix="use a smaller --batch-size")
 
     monkeypatch.setattr(Runner, "run_there", full)
     back = [rows for _, rows in (r for k in range(QUEUE, 2 * QUEUE) for r in made.take({"y": value(batches[k])}))]

@@ -167,7 +167,7 @@ def test_targets_out_of_reach_are_left_out_and_said(stats) -> None:
 
 def test_a_cut_that_is_not_proven_is_no_point_and_is_not_written(stats, monkeypatch, tmp_path) -> None:
     def prove(*args):
-        raise ProofError("the outputs differ")
+        raise ProofError("the outputs differ", at="m.onnx", fix="report it")
 
     monkeypatch.setattr(steps, "prove_cut", prove)
     found = pfa_onnx.sweep(MODEL, IMAGES, METHODS[:1], stats=stats, save_to=tmp_path)
@@ -521,7 +521,9 @@ def test_help_ends_with_an_example_that_is_accepted(fake, capsys) -> None:
     assert Path("curve.html").exists()
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (UsageError("the disk is full"), 2)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (UsageError("the disk is full", at="s.json", fix="free some"), 2)]
+)
 def test_what_there_is_is_reported_when_it_ends_early(fake, capsys, monkeypatch, tmp_path, error, code) -> None:
     def sweep(*args, each, **kwargs):
         each(by_hand(hand(90, 0.9), complete=False))

@@ -188,6 +188,14 @@ def test_statistics_of_other_responses_are_refused(files, name, responses, metho
     assert caught.value.fix
 
 
+def test_statistics_whose_inputs_are_of_another_width_are_refused(files, tmp_path):
+    stats = load_stats(files["more"])
+    name, squares = next(iter(stats.squares.items()))
+    save_stats(tmp_path / "s.npz", replace(stats, squares={**stats.squares, name: squares[:-1]}))
+    with pytest.raises(StatsError, match=rf"it holds \d+ channels that '{name}' reads, and the model has {len(squares)}"):
+        pfa_onnx.analyze(MODEL, DataOptions(responses=stats.responses), stats=tmp_path / "s.npz")
+
+
 def test_statistics_of_other_responses_are_not_merged(files):
     paper, other = load_stats(files["paper"]), load_stats(files["other"])
     with pytest.raises(StatsError, match="different responses: --pool max --tap layer and --pool positions"):

@@ -25,7 +25,7 @@ from pfa_onnx.cli import sweep as _sweep  # noqa: F401
 from pfa_onnx.cli.app import app
 from pfa_onnx.cli.suggestions import usage
 from pfa_onnx.cli.terminal import complain, forgive_encodings, show, width_of_help
-from pfa_onnx.errors import InternalError, PfaError
+from pfa_onnx.errors import BUG, InternalError, PfaError
 
 # what a disk, a path or the system says no to is no bug
 _REFUSALS = (
@@ -34,7 +34,7 @@ _REFUSALS = (
 )  # fmt: skip
 _NO_MEMORY = re.compile("out of memory|allocate memory")  # what torch says
 _NO_THREAD = "can't start new thread"  # all that Python says
-_BUG = "this is a bug in pfa-onnx; please report it with the model and the traceback that -v shows"
+_HERE = "this machine"
 
 
 @dataclass
@@ -85,19 +85,27 @@ def _failed(error: Exception, *, verbose: bool) -> int:
     if refused is not None:
         complain(str(refused))
         return 2
-    what = error.what if isinstance(error, InternalError) else f"{type(error).__name__}: {error}".removesuffix(": ")
-    complain(str(InternalError(what, at=getattr(error, "at", None), fix=getattr(error, "fix", None) or _BUG)))
+    complain(str(error if isinstance(error, InternalError) else _bug(error)))
     return 2
+
+
+def _bug(error: Exception) -> InternalError:
+    """Return what to say of an error that nobody expected: where it was raised is in the code."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return InternalError(what, at=f"{last.filename}:{last.lineno} in {last.name}", fix=BUG)
 
 
 def _refused(error: Exception) -> PfaError | None:
     """Return what to say of an error that is the machine's and not ours; None of a bug."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
-        return PfaError("out of memory", fix="use a smaller --batch-size")
+        return PfaError("out of memory", at=_HERE, fix="use a smaller --batch-size")
     if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
-        return PfaError("the system gives no more threads", fix="allow more memory or processes, see `ulimit -a`")
+        return PfaError(
+            "the system gives no more threads", at=_HERE, fix="allow more memory or processes, see `ulimit -a`"
+        )
     if isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in _REFUSALS:
-        at = None if error.filename is None else str(error.filename)
+        at = _HERE if error.filename is None else str(error.filename)
         what = str(error.strerror)
         return PfaError(what[:1].lower() + what[1:], at=at, fix="check the path, its permissions, and the room there")
     return None

@@ -44,7 +44,7 @@ class Run:
     def __init__(self, ctx: click.Context, *, reads: tuple[Path | None, ...], output: Path | None = None) -> None:
         given = ctx.params
         if given["quiet"] and given["verbose"]:
-            raise click.UsageError("--quiet and --verbose are opposites", ctx)
+            raise UsageError("--quiet and --verbose are opposites", at="--quiet and --verbose", fix="give one of them")
         self.targets: dict[str, str] = {name: given[name] for name in _REPORTS if given.get(name) is not None}
         self.quiet: bool = given["quiet"]
         self.verbose: bool = given["verbose"]

@@ -64,7 +64,8 @@ def chosen_method(given: Given) -> Method | None:
     """Return the one method that was asked for, or None; --select and its kin alone go with what KL asks for."""
     asked = methods(given)
     if len(asked) > 1:
-        raise UsageError(f"{' and '.join(map(typed, asked))} are different methods", fix="give one of them")
+        flags = " and ".join(map(typed, asked))
+        raise UsageError(f"{flags} are different methods", at=flags, fix="give one of them")
     from pfa_onnx.recipe import VARIANTS, Method  # noqa: PLC0415  it imports numpy, and --help must not wait for that
 
     variants = {name: given[name] for name in VARIANTS}
@@ -79,7 +80,11 @@ def chosen_method(given: Given) -> Method | None:
 def gates(given: Given) -> dict[str, float]:
     """Return the limits that were set."""
     if given["no_latency"] and given["max_latency"] is not None:
-        raise UsageError("--max-latency needs what --no-latency leaves out", fix="give one of them")
+        raise UsageError(
+            "--max-latency needs what --no-latency leaves out",
+            at="--max-latency and --no-latency",
+            fix="give one of them",
+        )
     return {name: given[name] for name in _GATES if given[name] is not None}
 
 
@@ -92,10 +97,11 @@ def require_data(given: Given, *, also: tuple[str, ...] = ()) -> None:
         others = "".join(f", or {typed(name)} FILE" for name in also)
         raise UsageError(
             "no data: the answer comes from how the model responds to real inputs, and those are never invented",
+            at="--data",
             fix=f"give {_KINDS}{others}",
         )
     if given.get("stats") and given["data"] is not None and not reads_again(given):
-        raise UsageError("--stats takes the place of --data", fix="give one of them")
+        raise UsageError("--stats takes the place of --data", at="--stats and --data", fix="give one of them")
 
 
 def refuse_idle_flags(ctx: click.Context, given: Given) -> None:
@@ -107,7 +113,9 @@ def refuse_idle_flags(ctx: click.Context, given: Given) -> None:
     for name in ("limit", "preprocess", *_PICTURES, "save_stats", "resume", "shard", "ray"):
         if name in ctx.params and ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise UsageError(
-                f"{typed(name)} does nothing without --data", fix=f"leave {typed(name)} out, or give --data"
+                f"{typed(name)} does nothing without --data",
+                at=typed(name),
+                fix=f"leave {typed(name)} out, or give --data",
             )
 
 
@@ -117,6 +125,7 @@ def _refuse_unsaved(given: Given) -> None:
         if given.get("ray") is not None and given.get(name):
             raise UsageError(
                 f"--ray cuts the data into shards and repeats those that fail, {typed(name)} is for runs without it",
+                at=f"--ray and {typed(name)}",
                 fix="give one of them",
             )
     if given["save_stats"] is not None:
@@ -124,10 +133,13 @@ def _refuse_unsaved(given: Given) -> None:
     if given.get("shard"):
         raise UsageError(
             "a shard is measured to be merged with others, and nothing would be saved",
+            at="--shard",
             fix="add --save-stats FILE, then `pfa-onnx merge`",
         )
     if given["resume"]:
-        raise UsageError("--resume goes on where --save-stats stopped", fix="add the --save-stats FILE of that run")
+        raise UsageError(
+            "--resume goes on where --save-stats stopped", at="--resume", fix="add the --save-stats FILE of that run"
+        )
 
 
 def _refuse_pictures(ctx: click.Context, given: Given) -> None:
@@ -139,6 +151,7 @@ def _refuse_pictures(ctx: click.Context, given: Given) -> None:
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise UsageError(
                 f"{typed(name)} is for pictures, and {data} gives arrays",
+                at=typed(name),
                 fix=f"leave {typed(name)} out, and prepare the arrays as the model takes them",
             )
 
@@ -149,25 +162,34 @@ def check_recipe(ctx: click.Context, given: Given) -> None:
     source = given["data"] is not None or given["stats"] is not None
     if given["recipe"] is None:
         if given["no_proof"]:
-            raise UsageError("--no-proof is for a --recipe without data", fix="leave --no-proof out")
+            raise UsageError("--no-proof is for a --recipe without data", at="--no-proof", fix="leave --no-proof out")
         if not asked:
             raise UsageError(
                 "how much to remove is not said",
+                at="--kl, --energy, --params, --macs, --latency, --uniform",
                 fix="give --kl, --energy T, --params R, --macs R, --latency R or --uniform R",
             )
         return
     if asked or given["select"] != "pfa":
+        flag = (asked or ["--select"])[0]
         raise UsageError(
-            f"--recipe says which channels stay, and so does {(asked or ['--select'])[0]}", fix="give one of them"
+            f"--recipe says which channels stay, and so does {flag}", at=f"--recipe and {flag}", fix="give one of them"
         )
     for name in (*_LAYERS, *_VARIANTS):
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-            raise UsageError(f"--recipe says which channels stay, {typed(name)} cannot", fix="give one of them")
+            raise UsageError(
+                f"--recipe says which channels stay, {typed(name)} cannot",
+                at=f"--recipe and {typed(name)}",
+                fix="give one of them",
+            )
     if source and given["no_proof"]:
-        raise UsageError("--no-proof is for a --recipe without data", fix="leave --no-proof out: the proof is quick")
+        raise UsageError(
+            "--no-proof is for a --recipe without data", at="--no-proof", fix="leave --no-proof out: the proof is quick"
+        )
     if not source and not given["no_proof"]:
         raise UsageError(
             "a recipe alone proves nothing: the proof needs inputs",
+            at="--recipe",
             fix="give --data or --stats, or accept an unproven model with --no-proof",
         )
 
@@ -176,11 +198,17 @@ def check_repair(ctx: click.Context, given: dict[str, Any]) -> None:
     """Refuse a repair of weights that are drawn anew, or without inputs; it chooses channels by what it can make up."""
     if reads_again(given) and given["data"] is None:
         flag = "--repair" if given["repair"] else "--select reconstruct"
-        raise UsageError(f"{flag} runs the model on inputs: what statistics hold is not enough", fix="add --data")
+        raise UsageError(
+            f"{flag} runs the model on inputs: what statistics hold is not enough", at=flag, fix="add --data"
+        )
     if not given["repair"]:
         return
     if given["init"] == "scratch":
-        raise UsageError("--repair solves the weights that --init scratch throws away", fix="give one of them")
+        raise UsageError(
+            "--repair solves the weights that --init scratch throws away",
+            at="--repair and --init",
+            fix="give one of them",
+        )
     if given["recipe"] is None and ctx.get_parameter_source("select") != ParameterSource.COMMANDLINE:
         given["select"] = "reconstruct"
 

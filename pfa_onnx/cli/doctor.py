@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib import metadata
 from typing import Any
 
@@ -26,7 +27,7 @@ def examine() -> tuple[str, bool]:
     widest = max(len(name) for name, _ in rows)
     lines = [f"{name:<{widest}}  {value}" for name, value in rows]
     lines += [f"hint: {hint}" for hint in hints]
-    lines += [f"error: {what}\n  fix: {fix}" for what, fix in problems]
+    lines += [f"error: {what}\n  at: {sys.prefix}\n  fix: {fix}" for what, fix in problems]
     return "\n".join([*lines, "all is well" if not problems else f"{len(problems)} to repair"]) + "\n", not problems
 
 

@@ -20,7 +20,8 @@ def check_targets(written: Mapping[str, Path | str | None], read: Iterable[Path 
     """
     taken = [Path(path) for path in read if path is not None]
     if list(written.values()).count(STDOUT) > 1:
-        raise UsageError("only one report can go to standard output", fix="give the other one a file name")
+        flags = " and ".join(flag for flag, target in written.items() if target == STDOUT)
+        raise UsageError("only one report can go to standard output", at=flags, fix="give the other one a file name")
     for flag, target in written.items():
         if target is None or target == STDOUT:
             continue

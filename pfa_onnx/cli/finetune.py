@@ -37,7 +37,7 @@ def finetune(ctx: click.Context, /, pruned: Path, **given: Any) -> int:
     if str(output) == "-":
         raise UsageError("a model is not written to standard output", at="--output -", fix="name a file")
     if given["quiet"] and given["verbose"]:
-        raise click.UsageError("--quiet and --verbose are opposites", ctx)
+        raise UsageError("--quiet and --verbose are opposites", at="--quiet and --verbose", fix="give one of them")
     if ctx.obj is not None:
         ctx.obj.verbose = given["verbose"]
     files.check_targets({"--output": output, "--json": given["json"]}, [pruned, given["teacher"]])

@@ -19,7 +19,17 @@ def usage(error: click.ClickException, app: click.Group, words: Sequence[str]) -
     command = context.command_path if context is not None else "pfa-onnx"
     see = f"see `{command} --help`"
     fix = _elsewhere(error, app, see) or _meant(error, context, words) or see
-    return str(PfaError(what[:1].lower() + what[1:], fix=fix))
+    return str(PfaError(what[:1].lower() + what[1:], at=_place(error, command), fix=fix))
+
+
+def _place(error: click.ClickException, command: str) -> str:
+    """Return the option or argument that the complaint is about, else the command."""
+    if isinstance(error, click.NoSuchOption | click.BadOptionUsage):
+        return error.option_name
+    param = error.param if isinstance(error, click.BadParameter) else None
+    if param is None:
+        return command
+    return max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
 
 
 def _meant(error: click.ClickException, context: click.Context | None, words: Sequence[str]) -> str | None:

@@ -79,7 +79,9 @@ def check_sources(ctx: click.Context, given: Given) -> None:
     if given["data"] is None and given["stats"] is None:
         collect.require_data(given)
     if given["stats"] is not None and given["save_stats"] is not None:
-        raise UsageError("--save-stats would save what --stats holds", fix="give one of them")
+        raise UsageError(
+            "--save-stats would save what --stats holds", at="--save-stats and --stats", fix="give one of them"
+        )
     collect.refuse_idle_flags(ctx, {**given, "data": given["data"] or given["check_data"]})
 
 
@@ -104,7 +106,9 @@ def methods_of(given: Given, select: str) -> tuple[Method, ...]:
     variants = Method("kl", **how).variants
     if variants and all(method.name != "kl" for method in found):
         name = next(iter(variants))
-        raise UsageError(f"--{name} is about what --kl asks for", fix=f"add --kl, or leave --{name} out")
+        raise UsageError(
+            f"--{name} is about what --kl asks for", at=f"--{name}", fix=f"add --kl, or leave --{name} out"
+        )
     return tuple(_with(method, spectral, how) for method in found)
 
 

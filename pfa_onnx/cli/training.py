@@ -119,9 +119,10 @@ def training_options(given: Mapping[str, Any]) -> Training:
         if not given["labels"]:
             raise UsageError(
                 "there is nothing to learn from: neither a teacher nor labels",
+                at="--teacher",
                 fix="give --teacher ORIGINAL, or --labels with data that has them",
             )
         if given["responses"] or given["any_teacher"]:
             flag = "--responses" if given["responses"] else "--any-teacher"
-            raise UsageError(f"{flag} is about a teacher, and there is none", fix="give --teacher ORIGINAL")
+            raise UsageError(f"{flag} is about a teacher, and there is none", at=flag, fix="give --teacher ORIGINAL")
     return Training(**{name: given[name] for name in _FIELDS})

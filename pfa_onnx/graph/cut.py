@@ -257,7 +257,7 @@ class Cutter:
             ):
                 graph.remove(node, safe=True)
         for name, value in list(graph.initializers.items()):
-            if not value.uses() and self._uses.get(id(value)):
+            if not value.uses() and not value.is_graph_output() and self._uses.get(id(value)):
                 del graph.initializers[name]
                 if value.is_graph_input():
                     graph.inputs.remove(value)

@@ -28,6 +28,7 @@ _KEYS = {"location", "offset", "length", "checksum", "basepath"}  # the last one
 def check_external(tensors: Iterable[TensorProto], folder: Path) -> None:
     """Check where the numbers of these tensors lie, without opening anything.
 
+    Where a file does not say how long they are, it says so afterwards: onnx would read all that follows.
     Raises ModelError when they are missing, not as many as the tensor has, or lie outside `folder`.
     """
     for tensor in tensors:
@@ -46,7 +47,9 @@ def stamps_of(names: Iterable[str], folder: Path) -> dict[str, tuple[int, int]]:
         try:
             status = (folder / name).stat()
         except OSError:
-            raise ModelError(f"external data is missing: {name!r}", fix=f"put {name} beside the model") from None
+            raise ModelError(
+                f"external data is missing: {name!r}", at=str(folder / name), fix=f"put {name} beside the model"
+            ) from None
         found[name] = status.st_size, status.st_mtime_ns
     return found
 
@@ -127,6 +130,8 @@ def _check(tensor: TensorProto, folder: Path) -> None:
             at=called(tensor.name),
             fix="copy the data file again",
         )
+    if length is None:
+        tensor.external_data.add(key="length", value=str(needed))
 
 
 def _said(tensor: TensorProto) -> tuple[str, int, int | None]:

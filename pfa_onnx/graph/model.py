@@ -23,6 +23,7 @@ from pfa_onnx.graph import protos
 from pfa_onnx.graph.branches import write_out
 from pfa_onnx.graph.evaluate import evaluate, is_pure
 from pfa_onnx.graph.external import external_files, hold_small, stamps_of
+from pfa_onnx.graph.inlining import inline
 from pfa_onnx.graph.order import in_order, those_before
 from pfa_onnx.recipe import InputSpec, Taken
 
@@ -160,9 +161,7 @@ def load(path: Path) -> Graph:
     hold_small(model)
     inlined = bool(model.functions)
     if inlined:
-        from onnx_ir.passes.common import InlinePass  # noqa: PLC0415 - only models with functions pay for it
-
-        model = InlinePass()(model).model
+        model = inline(model)
     size = before.st_size + sum(size for size, _ in stamps.values())
     return Graph(model, path, digest, rewritten=_written_out(model, path) or inlined, size=size, stamps=stamps)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pfa_onnx.errors import InternalError
+from pfa_onnx.errors import BUG, InternalError
 from pfa_onnx.graph.edits import Mask, Stuck
 from pfa_onnx.graph.follow import follow
 from pfa_onnx.graph.labels import Labels, varying
@@ -56,7 +56,8 @@ def settle(
             if hopeless.index in blunt:
                 node = graph.nodes[hopeless.index]
                 at = str(node.name or node.outputs[0].name)
-                raise InternalError(f"{node.op_type} cannot follow although all it reads stays", at=at) from hopeless
+                what = f"{node.op_type} cannot follow although all it reads stays"
+                raise InternalError(what, at=at, fix=BUG) from hopeless
             blunt |= {hopeless.index}
 
 

@@ -8,6 +8,7 @@ inputs that cannot be fed. The checks read the file's structure once; no tensor'
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -30,6 +31,7 @@ DEEPEST = 32  # bodies in bodies; protobuf reads no more of them
 FEEDS = 1 << 28  # numbers of one input: a file that declares more of them is never meant
 ROOM = 10_000  # nodes that functions may become anyway ...
 GROWTH = 100  # ... and for each node that is in the file
+CALLS = 2048  # of one function: every one needs new names, which take longer to find each time
 
 _EXPORT = "export the model again"
 _UNROLL = "export the model without functions"
@@ -230,26 +232,25 @@ def _check_growth(model: ModelProto) -> None:
     order, left = in_order(calls)
     if left:
         raise ModelError("a function calls itself", at=called(model.functions[left[0]].name), fix=_UNROLL)
-    size: dict[int, int] = {}
+    here = [numbers[_key(node)] for node in _nodes(model.graph.node) if _key(node) in numbers]
     depth: dict[int, int] = {}
     for k in order:
-        size[k] = sum(1 for _ in _nodes(model.functions[k].node)) + sum(size[called_one] for called_one in calls[k])
         depth[k] = 1 + max((depth[called_one] for called_one in calls[k]), default=0)
-    here = [numbers[_key(node)] for node in _nodes(model.graph.node) if _key(node) in numbers]
-    written = sum(1 for nodes in (model.graph.node, *(one.node for one in model.functions)) for _ in _nodes(nodes))
-    grown = sum(size[k] for k in here)
-    if grown > ROOM + GROWTH * written:
-        raise ModelError(
-            f"its functions become {grown:,} nodes, and the file has {written:,}",
-            at=called(model.functions[here[0]].name),
-            fix=_UNROLL,
-        )
-    if max(depth.values()) > DEEPEST * 4:
-        raise ModelError(
-            f"functions call each other {max(depth.values())} deep",
-            at=called(keys[-1][1]),
-            fix=_UNROLL,
-        )
+    times = Counter(here)
+    for k in reversed(order):  # callers come first
+        for called_one in calls[k]:
+            times[called_one] += times[k]
+    sizes = [sum(1 for _ in _nodes(one.node)) for one in model.functions]
+    written = sum(sizes) + sum(1 for _ in _nodes(model.graph.node))
+    grown = sum(sizes[k] * times[k] for k in order)
+    most = max(order, key=times.__getitem__)
+    for what, is_too_much in (
+        (f"its functions become {grown:,} nodes, and the file has {written:,}", grown > ROOM + GROWTH * written),
+        (f"a function is called {times[most]:,} times", times[most] > CALLS),
+        (f"functions call each other {max(depth.values())} deep", max(depth.values()) > DEEPEST * 4),
+    ):
+        if is_too_much:
+            raise ModelError(what, at=called(model.functions[most].name), fix=_UNROLL)
 
 
 def _key(node: NodeProto) -> _Key:

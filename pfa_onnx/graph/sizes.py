@@ -28,6 +28,10 @@ def _margins(numbers: Numbers) -> float:
     return prod(1.0 + abs(number) for number in numbers)
 
 
+def _widest(numbers: Numbers) -> float:
+    return max(map(abs, numbers), default=0.0)
+
+
 # operator -> (which input says the size, or which attribute, and how large the result is then at least)
 _MAKERS: dict[str, tuple[tuple[int | str, Callable[[Numbers], float]], ...]] = {
     "ConstantOfShape": ((0, _product),),
@@ -39,7 +43,13 @@ _MAKERS: dict[str, tuple[tuple[int | str, Callable[[Numbers], float]], ...]] = {
     "Upsample": ((1, _product), ("scales", _product)),
     "RandomNormal": (("shape", _product),),
     "RandomUniform": (("shape", _product),),
-    "ConvTranspose": (("output_shape", _product), ("output_padding", _margins)),
+    "Conv": (("pads", _widest),),
+    "ConvInteger": (("pads", _widest),),
+    "ConvTranspose": (("output_shape", _product), ("output_padding", _margins), ("pads", _widest)),
+    "QLinearConv": (("pads", _widest),),
+    "AveragePool": (("pads", _widest),),
+    "LpPool": (("pads", _widest),),
+    "MaxPool": (("pads", _widest),),
     "MaxUnpool": ((2, _product),),
     "CenterCropPad": ((1, _product),),
     "Col2Im": ((1, _product),),

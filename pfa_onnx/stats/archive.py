@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CHECKSUM = "sha256"  # of the header
 
 _LARGEST = 1 << 62
+_DENSEST = 1032  # bytes that a byte of a deflated stream can become
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 # What zipfile, json and numpy's header parser raise on bytes that are not what they seem.
 BROKEN = (
@@ -107,6 +108,17 @@ class Archive:
     def _sum(self, header: Mapping[str, Any]) -> str:
         content = {name: value for name, value in header.items() if name != CHECKSUM}
         return hashlib.sha256(_text({"header": content, "entries": self.sums}).encode()).hexdigest()
+
+
+def refuse_claims(path: Path) -> None:
+    """Look at the arrays of anybody's .npz: raises ValueError for one that claims to be larger than its bytes can be."""
+    with zipfile.ZipFile(path) as file:
+        for info in (one for one in file.infolist() if one.filename.endswith(".npy")):
+            with file.open(info) as stream:
+                shape, dtype = _claim(stream)
+                room = min(info.file_size, info.compress_size * _DENSEST) - stream.tell()
+            if not dtype.hasobject and math.prod(shape) * dtype.itemsize > room:
+                raise ValueError(f"{info.filename} is not as large as it says")
 
 
 def _text(content: Mapping[str, Any]) -> str:

@@ -61,8 +61,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     with opened(path, fix=_ANEW) as archive:
         header = archive.read_header()
         if header["schema"] != CHECKPOINT or header["version"] != SCHEMA:
-            raise StatsError("this is no checkpoint of this version", fix=_ANEW)
-        stats = parse(archive, header | {"schema": SCHEMA})
+            raise StatsError("this is no checkpoint of this version", at=str(path), fix=_ANEW)
+        stats = parse(archive, header | {"schema": SCHEMA}, fix=_ANEW)
         checkpoint = Checkpoint(
             stats=stats,
             waiting={name: _waiting(archive, k, one.channels) for k, (name, one) in enumerate(stats.moments.items())},

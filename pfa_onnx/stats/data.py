@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from pfa_onnx.errors import DataError, UsageError
 from pfa_onnx.nearest import nearest
-from pfa_onnx.stats.archive import BROKEN
+from pfa_onnx.stats.archive import BROKEN, refuse_claims
 from pfa_onnx.stats.conform import conform
 from pfa_onnx.stats.parts import LOOKS, WHOLE, Part, Shard, array_bytes, check_shard, choose, digest, spread
 from pfa_onnx.stats.preprocess import Preprocess
@@ -180,7 +180,7 @@ def open_data(
     Raises DataError or UsageError when the data cannot be opened or cannot fit.
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"--limit is {limit}", fix="give a number of samples, 1 or more")
+        raise UsageError(f"--limit is {limit}", at="--limit", fix="give a number of samples, 1 or more")
     check_shard(shard)
     if isinstance(data, Dataset):
         return data
@@ -280,6 +280,7 @@ def _load(path: Path) -> Mapping[str, Array]:
     try:
         if path.suffix.lower() == ".npy":
             return {UNNAMED: np.load(path, mmap_mode="r", allow_pickle=False)}
+        refuse_claims(path)
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except MemoryError as error:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pfa_onnx.stats.imageplan import ImagePlan
 
 LABELS_FILE = "labels.csv"
+_LABELS_FIX = "write two columns, file,label, in UTF-8; quote what has a comma in it"
 _LABELS_HEADER = {"file", "filename", "file_name", "image", "name", "path"}
 # formats that Pillow only identifies, or opens by starting another program
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -250,7 +251,8 @@ def _labels(store: Store, names: Sequence[str]) -> Mapping[str, str]:
         # one sub-folder, or loose pictures beside some, is an arrangement and not a classification
         return first if len(first) == len(names) and len(set(first.values())) > 1 else {}
     except OSError as error:
-        raise DataError(f"cannot read the labels: {error}", at=store.place(LABELS_FILE)) from error
+        fix = "let it be read, or move it out of the data"
+        raise DataError(f"cannot read the labels: {error}", at=store.place(LABELS_FILE), fix=fix) from error
     return _labels_from_table(table, names, store.place(LABELS_FILE))
 
 
@@ -263,9 +265,10 @@ def _labels_from_table(table: bytes, names: Sequence[str], place: str) -> Mappin
             if not any(cells) or (number == 1 and cells[0].lower() in _LABELS_HEADER):
                 continue
             if len(cells) != 2:
-                raise DataError(f"{len(cells)} columns, expected file,label", at=f"{place}:{number}")
+                what = f"{len(cells)} columns, expected file,label"
+                raise DataError(what, at=f"{place}:{number}", fix=_LABELS_FIX)
             rows[cells[0].replace("\\", "/").removeprefix("./")] = cells[1]
     except (ValueError, csv.Error) as error:
-        raise DataError(f"cannot read the labels: {error}", at=place) from error
+        raise DataError(f"cannot read the labels: {error}", at=place, fix=_LABELS_FIX) from error
     by_name = {name: rows.get(name, rows.get(name.rsplit("/", 1)[-1])) for name in names}
     return {name: label for name, label in by_name.items() if label is not None}

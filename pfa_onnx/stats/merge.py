@@ -48,7 +48,7 @@ def merge_stats(parts: Sequence[StatsFile]) -> StatsFile:
     The first part that has inputs gives the ones that are kept. Raises StatsError when they do not belong together.
     """
     if not parts:
-        raise StatsError("there are no statistics to merge", fix="name at least one statistics file")
+        raise StatsError("there are no statistics to merge", at="FILE...", fix="name at least one statistics file")
     return reduce(merge_two, parts)
 
 

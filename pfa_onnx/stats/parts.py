@@ -87,7 +87,7 @@ def check_shard(shard: Shard) -> None:
     """Raise UsageError unless this is (i, n) with 1 <= i <= n."""
     index, count = shard
     if not 1 <= index <= count:
-        raise UsageError(f"--shard is {index}/{count}", fix="give i/n with i from 1 to n")
+        raise UsageError(f"--shard is {index}/{count}", at="--shard", fix="give i/n with i from 1 to n")
 
 
 def overlap(parts: Iterable[Part]) -> tuple[Part, Part] | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pfa_onnx.errors import InternalError
+from pfa_onnx.errors import BUG, InternalError
 from pfa_onnx.stats import divergence as far
 from pfa_onnx.stats.shrinkage import oas
 from pfa_onnx.stats.threads import available_cores, one_blas_thread
@@ -142,10 +142,10 @@ def _asked(found: Spectrum, method: Method) -> int:
         return count_of(found.gamma_by(method.divergence, method.mapping), found.channels)
     if method.name == "uniform":
         if method.ratio is None:
-            raise InternalError("uniform was asked for without a ratio")
+            raise InternalError("uniform was asked for without a ratio", at="--uniform", fix=BUG)
         return count_of(method.ratio, found.channels)
     if method.tau is None:
-        raise InternalError(f"{method.name} was asked for before its tau was known")
+        raise InternalError(f"{method.name} was asked for before its tau was known", at=f"--{method.name}", fix=BUG)
     return found.keep_energy(method.tau)
 
 

@@ -28,6 +28,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "layout": ("auto", "nchw", "nhwc"),
     "interpolation": ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
 }
+_ANOTHER = "give a preprocessor_config.json or timm config.json, or a preset name"
 _PIXEL = 1 / 255
 
 
@@ -129,14 +130,15 @@ def _base(choice: str | Path) -> Preprocess:
         meant = did_you_mean(str(choice), PRESETS)
         raise UsageError(
             f"no preset is called {str(choice)!r}",
+            at="--preprocess",
             fix=f"{f'{meant} Or ' if meant else ''}use one of {names}, or the path of a preprocessor_config.json",
         )
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read the preprocessing settings: {error}", at=str(path)) from error
+        raise UsageError(f"cannot read the preprocessing settings: {error}", at=str(path), fix=_ANOTHER) from error
     if not isinstance(settings, Mapping):
-        raise UsageError("the preprocessing settings are not a JSON object", at=str(path))
+        raise UsageError("the preprocessing settings are not a JSON object", at=str(path), fix=_ANOTHER)
     return Preprocess(path.name, **read_settings(settings, at=str(path)))
 
 
@@ -145,7 +147,7 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     if len(values) == 1:
         values *= 2
     if len(values) != 2:
-        raise UsageError(f"size has {len(values)} numbers", fix="give one number, or height and width")
+        raise UsageError(f"size has {len(values)} numbers", at="--size", fix="give one number, or height and width")
     return int(values[0]), int(values[1])
 
 
@@ -157,19 +159,23 @@ def validate(pre: Preprocess, *, numbers: bool = True) -> None:
     """Raise UsageError for what cannot be meant; `numbers` is off while the scale is not known yet."""
     for field, choices in _CHOICES.items():
         if getattr(pre, field) not in choices:
-            raise UsageError(f"{field} is {getattr(pre, field)!r}", fix=f"use one of {', '.join(choices)}")
+            flag = f"--{'channel-order' if field == 'order' else field}"
+            raise UsageError(f"{field} is {getattr(pre, field)!r}", at=flag, fix=f"use one of {', '.join(choices)}")
     if pre.size is not None and min(pre.size) < 1:
-        raise UsageError(f"size {pre.size[0]}x{pre.size[1]} is not positive")
+        what = f"size {pre.size[0]}x{pre.size[1]} is not positive"
+        raise UsageError(what, at="--size", fix="give numbers of pixels, 1 or more")
     if not 0 < pre.crop_pct <= 1:
-        raise UsageError(f"crop_pct is {pre.crop_pct}", fix="give a number above 0 and up to 1")
+        raise UsageError(f"crop_pct is {pre.crop_pct}", at="--crop-pct", fix="give a number above 0 and up to 1")
     if not all(value > 0 for value in pre.std):
-        raise UsageError("std has a number that is not positive")
+        raise UsageError("std has a number that is not positive", at="--std", fix="give numbers above 0")
     if pre.size is not None and pre.resize == "none":
-        raise UsageError(f"preprocess {pre.name!r} never resizes, so size cannot hold", fix="add --resize stretch")
+        what = f"preprocess {pre.name!r} never resizes, so size cannot hold"
+        raise UsageError(what, at="--size", fix="add --resize stretch")
     # the usual slip: mean 123.7 belongs to 0..255, and silently ruins pictures scaled to 0..1
     if numbers and any(abs(value) > 255 * abs(pre.scale) + 1e-6 for value in pre.mean):
         raise UsageError(
             f"mean {max(pre.mean, key=abs):g} lies outside the pixels, which scale {pre.scale:.6g} maps to "
             f"0..{255 * pre.scale:g}",
+            at="--mean",
             fix="give the mean of the scaled pixels, or --scale 1",
         )

@@ -15,6 +15,7 @@ Settings = Mapping[str, Any]
 # PIL's numbers, which Hugging Face stores
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _TIMM_CROP = {"center": "crop", "squash": "stretch", "border": "pad"}
+_PRESET = "use --preprocess with a preset name"
 _EXACT_FROM = 384  # ConvNeXt: from this size on, pictures are stretched and not cropped
 
 
@@ -29,7 +30,7 @@ def read_settings(settings: Settings, *, at: str) -> dict[str, Any]:
         if any(key in settings for key in ("do_resize", "do_rescale", "do_normalize", "image_mean", "size")):
             return _hugging_face(settings)
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise UsageError(f"the preprocessing settings are broken: {error!r}", at=at) from error
+        raise UsageError(f"the preprocessing settings are broken: {error!r}", at=at, fix=_PRESET) from error
     except _UnsupportedError as error:
         raise UsageError(
             f"these preprocessing settings cannot be followed: {error}",
@@ -39,7 +40,7 @@ def read_settings(settings: Settings, *, at: str) -> dict[str, Any]:
     raise UsageError(
         "found neither Hugging Face keys (do_resize, image_mean, ...) nor timm keys (input_size, ...)",
         at=at,
-        fix="use --preprocess with a preset name",
+        fix=_PRESET,
     )
 
 

@@ -200,7 +200,11 @@ def taken(dataset: Dataset, skipped: list[tuple[str, str]], found: Iterable[Load
             yield Batch(one.feeds, (one.name,), (one.label,))
     if len(skipped) == dataset.count:
         name, why = skipped[0]
-        raise DataError(f"none of {dataset.count} {noun} can be read, the first: {why}", at=f"{dataset.source}, {name}")
+        raise DataError(
+            f"none of {dataset.count} {noun} can be read, the first: {why}",
+            at=f"{dataset.source}, {name}",
+            fix=f"give --data {noun} that open in other programs",
+        )
 
 
 def load_units(units: Iterable[Unit], decoder: Decoder, batch_size: int = 1) -> Iterator[Loaded]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pfa_onnx.errors import InternalError
+from pfa_onnx.errors import BUG, InternalError
 from pfa_onnx.recipe import Coupling, Floats, Ints, Layer, Method, Select, Wish
 from pfa_onnx.stats.greedy import removal_order
 from pfa_onnx.stats.reconstruct import Read, reconstruction_order
@@ -147,7 +147,8 @@ def _by_correlation(layers: Sequence[Layer], evidence: Evidence) -> Ints:
 
 def _by_norm(layers: Sequence[Layer], evidence: Evidence) -> Ints:
     if evidence.norms is None:
-        raise InternalError(f"--select {evidence.method.select} was asked for without what it ranks by")
+        select = f"--select {evidence.method.select}"
+        raise InternalError(f"{select} was asked for without what it ranks by", at=select, fix=BUG)
     return magnitude_order(layers, evidence.norms, evidence.frozen)
 
 
@@ -159,7 +160,8 @@ def _by_chance(layers: Sequence[Layer], evidence: Evidence) -> Ints:
 def _by_reconstruction(layers: Sequence[Layer], evidence: Evidence) -> Ints:
     """Ask the readers; where one label's are not known, its whole set goes by correlation."""
     if evidence.reads is None:
-        raise InternalError("--select reconstruct was asked for without what the readers read")
+        select = "--select reconstruct"
+        raise InternalError(f"{select} was asked for without what the readers read", at=select, fix=BUG)
     labels = _only_removable(np.concatenate([layer.labels for layer in layers]), evidence.frozen)
     candidates = list(dict.fromkeys(labels.tolist()))
     reads = evidence.reads(candidates)

@@ -106,7 +106,7 @@ class Runner:
             model = model.read_bytes()
         if external_dir is not None and is_text(external_dir):
             options.add_session_config_entry(_EXTERNAL_FOLDER, str(external_dir))
-        self._at = None if named is None else str(named)
+        self._at = "the model" if named is None else str(named)
         self._has_run = False
         self._ort = ort
         self._session, self.without_cuda = _start(ort, model, options, providers, self._at)
@@ -225,7 +225,7 @@ def batch_size_for(inputs: Sequence[InputSpec], asked: int | None, providers: Pr
     for CUDA, up to 128.
     """
     if asked is not None and asked < 1:
-        raise UsageError(f"--batch-size is {asked}", fix="give a number of samples, 1 or more")
+        raise UsageError(f"--batch-size is {asked}", at="--batch-size", fix="give a number of samples, 1 or more")
     bound = fixed_batch(inputs)
     if bound is not None:
         return bound
@@ -258,6 +258,7 @@ def load_runtime() -> Any:
     except (ImportError, AttributeError, OSError) as error:
         raise ModelError(
             f"onnxruntime cannot be used: {error}",
+            at="the onnxruntime package",
             fix="run `pfa-onnx doctor`, or pip install --force-reinstall onnxruntime",
         ) from error
     return ort
@@ -277,7 +278,7 @@ def expects_cuda(providers: Providers) -> bool:
     )
 
 
-def _start(ort: Any, model: bytes | Path, options: Any, providers: Providers, at: str | None) -> tuple[Any, str | None]:
+def _start(ort: Any, model: bytes | Path, options: Any, providers: Providers, at: str) -> tuple[Any, str | None]:
     """Return a session, and why it does not run on the CUDA device that is there."""
     source = str(model) if isinstance(model, Path) else model
     built_in = _CUDA in ort.get_available_providers()
@@ -328,7 +329,7 @@ def _cuda_problem(ort: Any, *, built_in: bool) -> str | None:
     return None
 
 
-def _spec(arg: Any, at: str | None) -> InputSpec:
+def _spec(arg: Any, at: str) -> InputSpec:
     dtype = _DTYPES.get(arg.type.removeprefix("tensor(").removesuffix(")"))
     if dtype is None:  # bfloat16, float8, sequences
         raise ModelError(f"input {arg.name!r} is a {arg.type}, which numpy cannot feed", at=at, fix=_FEEDABLE)

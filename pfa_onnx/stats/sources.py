@@ -126,5 +126,6 @@ def _refuse_preparing(data: str, preprocess: Preprocess | str) -> None:
     if not plain:
         raise UsageError(
             f"--preprocess is for pictures, and {shown(data)} gives arrays",
+            at="--preprocess",
             fix="leave --preprocess out, and prepare the arrays as the model takes them",
         )

@@ -95,7 +95,8 @@ def write_contents(archive: Archive, stats: StatsFile) -> None:
     for index, (name, array) in enumerate(stats.inputs.items()):
         # "V" is bfloat16 and its kin: numpy would read raw bytes back.
         if array.dtype.hasobject or array.dtype.kind == "V":
-            raise StatsError(f"input {name} of dtype {array.dtype} cannot be kept in a statistics file")
+            what = f"input {name} of dtype {array.dtype} cannot be kept in a statistics file"
+            raise StatsError(what, at=f"input {name!r}", fix="leave --save-stats out")
         archive.write(f"input/{index}", array)
 
 
@@ -134,19 +135,20 @@ def opened(path: str | Path, fix: str = _MEASURE_AGAIN) -> Iterator[Archive]:
     try:
         with zipfile.ZipFile(path) as file:
             yield Archive(file)
-    except StatsError as error:
-        raise StatsError(error.what, at=str(path), fix=error.fix or fix) from error
     except BROKEN as error:
         what = f"the statistics file is broken ({str(error) or type(error).__name__})"
         raise StatsError(what, at=str(path), fix=fix) from error
 
 
-def parse(archive: Archive, header: Any) -> StatsFile:
+def parse(archive: Archive, header: Any, fix: str = _MEASURE_AGAIN) -> StatsFile:
     """Return the statistics that a header announces; raises StatsError, or one of BROKEN."""
+    at = str(archive.file.filename)
     if header["schema"] == CHECKPOINT:
-        raise StatsError("this is an analysis that did not end", fix="run it again with --resume, then use its result")
+        what = "this is an analysis that did not end"
+        raise StatsError(what, at=at, fix="run it again with --resume, then use its result")
     if header["schema"] != SCHEMA:
-        raise StatsError(f"the statistics file has schema {header['schema']}, this version reads {SCHEMA}")
+        what = f"the statistics file has schema {header['schema']}, this version reads {SCHEMA}"
+        raise StatsError(what, at=at, fix=fix)
     layers = [(typed(layer["output"], str), typed(layer["count"], int)) for layer in header["layers"]]
     inputs = [typed(name, str) for name in header["inputs"]]
     moments = {output: _read_moments(archive, index, count) for index, (output, count) in enumerate(layers)}
@@ -161,17 +163,18 @@ def parse(archive: Archive, header: Any) -> StatsFile:
         preprocess=typed(header["preprocess"], dict),
         parts=_parts(header),
         eigenvalues={output: _read_eigenvalues(archive, index, one.channels) for index, (output, one) in spectra},
-        responses=_responses(header.get("responses", {})),
+        responses=_responses(header.get("responses", {}), at, fix),
         squares=_read_squares(archive, list(moments)),
     )
 
 
-def _responses(found: Any) -> Responses:
+def _responses(found: Any, at: str, fix: str) -> Responses:
     """Return what was measured; a file of a later version may know ways that this one does not."""
     try:
         return Responses.of(found)
     except (TypeError, ValueError) as error:
-        raise StatsError(f"the statistics were measured in a way that this version does not know ({error})") from None
+        what = f"the statistics were measured in a way that this version does not know ({error})"
+        raise StatsError(what, at=at, fix=fix) from None
 
 
 def _parts(header: Any) -> tuple[Part, ...]:

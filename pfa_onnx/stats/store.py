@@ -135,7 +135,8 @@ def require(module: str, why: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UsageError(f"{why}, which is not there ({error})", fix="pip install 'pfa-onnx[parquet]'") from None
+        what = f"{why}, which is not there ({error})"
+        raise UsageError(what, at="--data", fix="pip install 'pfa-onnx[parquet]'") from None
 
 
 def in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

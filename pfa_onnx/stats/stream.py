@@ -86,7 +86,7 @@ class StreamData(Dataset):
             if self._pulled == self._limit:
                 break
         if not self._pulled:
-            raise DataError("there are no samples", at=self.source)
+            raise DataError("there are no samples", at=self.source, fix="give --data some inputs")
         if taken + start == 0:
             raise DataError("there are fewer samples than shards", at=self.source, fix="use fewer shards")
         if taken < 0 or self._pulled < self._before:
@@ -123,7 +123,8 @@ class StreamData(Dataset):
         count = self._count(feeds, at)
         given = [None] * count if labels is None else np.asarray(labels).ravel().tolist()
         if len(given) != count:
-            raise DataError(f"{count} samples come with {len(given)} labels", at=at)
+            what = f"{count} samples come with {len(given)} labels"
+            raise DataError(what, at=at, fix="yield one label for every sample")
         names = tuple(f"{self.source}[{seen + index}]" for index in range(count))
         return Batch(feeds, names, tuple(None if label is None else str(label) for label in given))
 
@@ -147,7 +148,8 @@ class StreamData(Dataset):
         try:
             return {name: np.asarray(item[name]) for name in wanted}
         except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU
-            raise DataError(f"cannot make an array of a {type(item).__name__}: {error}", at=at) from error
+            what = f"cannot make an array of a {type(item).__name__}: {error}"
+            raise DataError(what, at=at, fix="yield numpy arrays") from error
 
     def _count(self, feeds: Mapping[str, np.ndarray[Any, Any]], at: str) -> int:
         counts = {array.shape[0] if array.ndim else 1 for array in feeds.values()}
@@ -156,7 +158,8 @@ class StreamData(Dataset):
         if len({spec.shape[0] for spec in self._inputs if spec.shape and spec.shape[0] is not None}) > 1:
             return 1  # the inputs themselves disagree, so there is no batch axis: one item is one sample
         lengths = ", ".join(f"{name} {array.shape[:1]}" for name, array in feeds.items())
-        raise DataError(f"the inputs come with different numbers of samples: {lengths}", at=at)
+        what = f"the inputs come with different numbers of samples: {lengths}"
+        raise DataError(what, at=at, fix="yield as many samples for every input")
 
 
 def _place(items: Iterator[Any]) -> str | None:
@@ -192,7 +195,8 @@ def open_stream(data: Any, inputs: Sequence[InputSpec], *, limit: int | None, sh
         code = getattr(inspect.unwrap(data), "__code__", None)
         file = getattr(code, "co_filename", None)
         return _called(data, inputs, source=source, limit=limit, shard=shard, file=file)
-    raise DataError(f"cannot read samples from a {source}", fix="give arrays, a mapping of arrays, or a function")
+    what = f"cannot read samples from a {source}"
+    raise DataError(what, at="--data", fix="give arrays, a mapping of arrays, or a function")
 
 
 def open_script(
@@ -269,4 +273,5 @@ def _blame(source: str, file: str | None) -> Iterator[None]:
             frames = [frame for frame in chain(*traces) if frame.filename != __file__]
             own = [frame for frame in frames if file and Path(frame.filename).resolve() == Path(file).resolve()]
             place = next((f"{f.filename}:{f.lineno} in {f.name}" for f in reversed(own or frames)), source)
-        raise DataError(f"{source} failed: {type(error).__name__}: {error}", at=place) from error
+        what = f"{source} failed: {type(error).__name__}: {error}"
+        raise DataError(what, at=place, fix="correct the code there") from error

@@ -97,7 +97,7 @@ def _ray() -> Any:
     try:
         import ray  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise UsageError(f"--ray needs Ray ({error})", fix="pip install 'pfa-onnx[ray]'") from None
+        raise UsageError(f"--ray needs Ray ({error})", at="--ray", fix="pip install 'pfa-onnx[ray]'") from None
     return ray
 
 
@@ -211,7 +211,8 @@ def _reason(error: Any) -> PfaError:
     cause = getattr(error, "cause", None)
     if isinstance(cause, PfaError):
         return type(cause)(cause.what, at=cause.at, fix=cause.fix)
-    return ModelError(f"a worker failed: {type(cause or error).__name__}: {cause or error}"[:500])
+    what = f"a worker failed: {type(cause or error).__name__}: {cause or error}"[:500]
+    return ModelError(what, at="--ray", fix="try it without --ray")
 
 
 def _absolute(data: Any) -> Any:

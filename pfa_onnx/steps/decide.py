@@ -10,6 +10,7 @@ from functools import cache, cached_property
 import numpy as np
 
 from pfa_onnx.errors import DataError, TargetError, UsageError
+from pfa_onnx.graph.claims import called
 from pfa_onnx.graph.edits import Edits, Mask, Stuck
 from pfa_onnx.graph.follow import follow
 from pfa_onnx.graph.plan import legalise, settle
@@ -154,7 +155,8 @@ class Decider:
         unknown = sorted(set(recipe) - {t.layer.output for t in self.trace.layers})
         if unknown:
             raise UsageError(
-                f"the recipe has {len(unknown)} layers that this model has not, such as '{unknown[0]}'",
+                f"the recipe has {len(unknown)} layers that this model has not, such as '{called(unknown[0])}'",
+                at=replayed.at,
                 fix="use a recipe of the same architecture, exported with the same names",
             )
         missing = [t.layer.node for t in self.trace.layers if t.layer.output not in recipe]
@@ -330,7 +332,7 @@ def _matching(pattern: str, layers: tuple[Traced, ...], flag: str) -> list[Trace
     found = [traced for traced in layers if any(fnmatchcase(name, pattern) for name in _names(traced))]
     if not found:
         fix = f"{_meant(pattern, layers)}; list them with `pfa-onnx inspect MODEL -v`"
-        raise UsageError(f"{flag} '{pattern}' matches no layer", fix=fix)
+        raise UsageError(f"{flag} '{pattern}' matches no layer", at=flag, fix=fix)
     return found
 
 

@@ -167,7 +167,8 @@ def recall(graph: Graph, path: Path, responses: Responses | None = None) -> Meas
     refuse_unfit(stats, graph, path)
     shapes, probed = learn_shapes(graph, stats.inputs)
     layers = find_layers(graph, shapes)
-    refuse_other_channels(stats, [traced.layer for traced in layers], path)
+    read = {output: one.shape[one.axis] for output, one in operands_of(graph, layers, shapes).items()}
+    refuse_other_channels(stats, [traced.layer for traced in layers], read, path)
     unmeasured = {t.layer.output: _without_samples(t) for t in layers if t.layer.output not in stats.moments}
     info = DataInfo(stats.source, stats.samples, stats.preprocess, stats.provider, 0)
     return Measured(graph, shapes, probed, layers, unmeasured, stats, info)
@@ -218,6 +219,7 @@ def open_dataset(graph: Graph, options: DataOptions, each: Each = in_threads) ->
     if options.data is None:
         raise UsageError(
             "no data: PFA measures the model on real inputs, and none are ever invented",
+            at="--data",
             fix="add --data FOLDER_OF_IMAGES, FILE.npz or loader.py:function",
         )
     chosen = options.preprocess

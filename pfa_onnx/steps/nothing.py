@@ -66,5 +66,5 @@ def largest_reason(trace: Trace) -> tuple[Reason, int]:
     return max(held.items(), key=lambda item: (not item[0].reason.startswith("is the graph output"), item[1]))
 
 
-def _path(graph: Graph) -> str | None:
-    return str(graph.path) if graph.path is not None else None
+def _path(graph: Graph) -> str:
+    return str(graph.path) if graph.path is not None else "the model"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pfa_onnx.errors import InternalError, ModelError, ProofError
+from pfa_onnx.errors import BUG, InternalError, ModelError, ProofError
 from pfa_onnx.graph.choices import choices, shown
 from pfa_onnx.graph.dtypes import computed_in
 from pfa_onnx.graph.edits import Edits
@@ -35,8 +35,6 @@ _JITTER = 1e-6  # of an input or weight: a few times what another order of a sum
 _DRAWS = 4
 _FACTOR = 3.0  # a cut may move an output by so many times what jitter did
 
-_REPORT_BUG = "this is a bug in pfa-onnx: please report it with the model"
-
 
 def prove(graph: Graph, small: Graph, edits: Edits, inputs: Mapping[str, Array], providers: Providers) -> Proof:
     """Run the masked original and the cut model on the same samples (masked equivalence).
@@ -58,7 +56,7 @@ def _proven(graph: Graph, small: Graph, edits: Edits, inputs: Mapping[str, Array
     try:
         after = _outputs(load_runner(small.model, graph, providers), blocks)
     except ModelError as error:
-        raise InternalError(f"the cut model does not run: {error.what}", at=str(graph.path), fix=_REPORT_BUG) from error
+        raise InternalError(f"the cut model does not run: {error.what}", at=str(graph.path), fix=BUG) from error
     errors, limit = _errors(before, after), _limit(graph)
     worst = max(errors.values(), default=0.0)
     samples = min(len(array) for array in inputs.values()) if inputs else 0
@@ -82,7 +80,7 @@ def _unequal(errors: Mapping[str, float], limits: Mapping[str, float], limit: fl
         f"the cut model differs from the masked original by {errors[output]:.3g} of the output's scale{how} "
         f"(limit {limits.get(output, limit):.3g}); nothing was written",
         at=f"output '{output}'",
-        fix=_REPORT_BUG,
+        fix=BUG,
     )
 
 
@@ -176,7 +174,7 @@ def _check_rewriting(graph: Graph, blocks: Blocks, providers: Providers) -> None
             f"with its control flow written out, the model differs from its file by {errors[output]:.3g} of the "
             "output's scale; nothing was written",
             at=f"output '{output}'",
-            fix=_REPORT_BUG,
+            fix=BUG,
         )
 
 

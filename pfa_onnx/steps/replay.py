@@ -23,13 +23,14 @@ Kept = Mapping[str, tuple[int, tuple[int, ...]]]
 class Replayed:
     """What a report decided: the method, what stays, and whether normalisations may run over the kept channels only.
 
-    responses: what had been measured.
+    responses: what had been measured. at: the file, for messages.
     """
 
     method: Method
     kept: Kept
     through_norm: bool = False
     responses: Responses = PAPER
+    at: str = "--recipe"
 
 
 def read_recipe(path: Path) -> Replayed:
@@ -68,7 +69,7 @@ def parse_recipe(text: str, at: str) -> Replayed:
     through_norm = content.get("through_norm", False)
     if not isinstance(through_norm, bool):
         raise _broken(f"the recipe's through_norm is {through_norm!r}, neither true nor false", at)
-    return Replayed(_method(content.get("method"), at), recipe, through_norm, _responses(content, at))
+    return Replayed(_method(content.get("method"), at), recipe, through_norm, _responses(content, at), at)
 
 
 def _responses(content: dict[str, Any], at: str) -> Responses:

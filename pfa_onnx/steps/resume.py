@@ -97,13 +97,21 @@ def refuse_unfit(found: StatsFile, graph: Graph, at: Path) -> None:
             raise StatsError(f"it keeps no sample of the input {spec.name!r}", at=str(at), fix=_MEASURE_ANEW)
 
 
-def refuse_other_channels(found: StatsFile, layers: Sequence[Layer], at: Path) -> None:
-    """Raise StatsError unless these layers have as many channels as were measured."""
-    for layer in layers:
-        moments = found.moments.get(layer.output)
-        if moments is not None and moments.channels != layer.channels:
-            what = f"it holds {moments.channels} channels of '{layer.output}', and the model has {layer.channels}"
-            raise StatsError(what, at=str(at), fix=_MEASURE_ANEW)
+def refuse_other_channels(found: StatsFile, layers: Sequence[Layer], read: Mapping[str, int], at: Path) -> None:
+    """Raise StatsError unless these layers have, and read, as many channels as were measured.
+
+    read: by layer output, the channels of the layer's input.
+    """
+    wanted = [(f"channels of '{layer.output}'", layer.channels, found.moments.get(layer.output)) for layer in layers]
+    widths = [(what, width, moments.channels) for what, width, moments in wanted if moments is not None]
+    widths += [
+        (f"channels that '{layer.output}' reads", read.get(layer.output, 0), len(found.squares[layer.output]))
+        for layer in layers
+        if layer.output in found.squares
+    ]
+    for what, width, measured in widths:
+        if measured != width:
+            raise StatsError(f"it holds {measured} {what}, and the model has {width}", at=str(at), fix=_MEASURE_ANEW)
 
 
 def _other_part(found: Part, wanted: Part) -> str:

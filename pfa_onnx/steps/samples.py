@@ -28,7 +28,8 @@ class Samples:
     def __init__(self, graph: Graph, options: DataOptions, what: str) -> None:
         """Look at the data. what: who needs it, for messages."""
         if options.data is None:
-            raise UsageError(f"{what} runs the model on inputs: statistics are not enough", fix="add --data")
+            needed = f"{what} runs the model on inputs: statistics are not enough"
+            raise UsageError(needed, at=what, fix="add --data")
         self.total = open_dataset(graph, options).count
         limit = min(SAMPLES, self.total or SAMPLES, options.limit or SAMPLES)
         self._dataset = open_dataset(graph, replace(options, limit=limit))

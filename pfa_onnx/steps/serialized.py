@@ -58,7 +58,7 @@ def _source(model: onnx.ModelProto | ir.Model, graph: Graph) -> Iterator[bytes |
         except OSError as error:
             raise UsageError(
                 f"cannot write a temporary copy of the model: {error.strerror or error}",
-                at=tempfile.tempdir,
+                at=tempfile.tempdir or "TMPDIR",
                 fix="free some space there, or set TMPDIR to a folder with more",
             ) from None
         del written

@@ -73,7 +73,7 @@ def compare_several(
 def refuse_twins(original: Path, models: Sequence[Path]) -> None:
     """Raise UsageError where a file is given twice, by whatever name, or none is."""
     if not models:
-        raise UsageError("there is no model to compare with the original", fix="give one or more")
+        raise UsageError("there is no model to compare with the original", at="MODEL...", fix="give one or more")
     seen: dict[Path, Path] = {original.resolve(): original}
     for path in models:
         twin = seen.setdefault(path.resolve(), path)

@@ -194,12 +194,13 @@ def _named(graph: Graph, given: Mapping[str, tuple[int, ...]]) -> dict[str, tupl
     for name, shape in named.items():
         if name not in declared:
             meant = did_you_mean(name, declared) or f"its inputs are {', '.join(declared)}"
-            raise UsageError(f"--shape: the model has no input '{name}'", fix=meant)
+            raise UsageError(f"--shape: the model has no input '{name}'", at="--shape", fix=meant)
         wanted = declared[name]
         fits = all(not isinstance(n, int) or n == m for n, m in zip(wanted, shape, strict=False))
         if wanted and (len(wanted) != len(shape) or not fits):
             raise UsageError(
                 f"--shape: input '{name}' is {written(wanted)}, which {'x'.join(map(str, shape))} does not fit",
+                at="--shape",
                 fix=_ask(graph),
             )
     return named

@@ -60,16 +60,22 @@ def refuse_grid(
     """Return the options that measure what all methods decide by; raises UsageError for what cannot be swept."""
     if data.data is None and check_data is None:
         raise UsageError(
-            "the points are compared on inputs, which statistics do not hold", fix="add --data, or --check-data"
+            "the points are compared on inputs, which statistics do not hold",
+            at="--data",
+            fix="add --data, or --check-data",
         )
     if not methods:
-        raise UsageError("there is nothing to sweep", fix="name some methods, or none for the default grid")
+        raise UsageError(
+            "there is nothing to sweep", at="methods", fix="name some methods, or none for the default grid"
+        )
     twins = {method for method in methods if methods.count(method) > 1}
     if twins:
-        raise UsageError(f"{short(next(iter(twins)))} is asked for twice", fix="name every point once")
+        twin = next(iter(twins))
+        raise UsageError(f"{short(twin)} is asked for twice", at=f"--{twin.name}", fix="name every point once")
     if plan.round_to == "auto":
         raise UsageError(
             "--round-to auto would time every multiple for every point",
+            at="--round-to",
             fix="find the multiple with `pfa-onnx analyze --round-to auto`, and give that number",
         )
     for method in methods:

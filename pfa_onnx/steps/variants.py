@@ -30,11 +30,12 @@ def check_method(method: Method) -> None:
         if name in method.variants and method.name != "kl":
             raise UsageError(
                 f"--{name} {method.variants[name]} is about what --kl asks for, and --{method.name} is given",
+                at=f"--{name} and --{method.name}",
                 fix=f"leave --{name} out, or use --kl",
             )
     if method.shrink != "none" and method.name == "uniform":
         what = f"--shrink {method.shrink} changes the spectrum, which --uniform does not look at"
-        raise UsageError(what, fix="leave --shrink out, or use another method")
+        raise UsageError(what, at="--shrink and --uniform", fix="leave --shrink out, or use another method")
 
 
 def with_what_is_needed(data: DataOptions, method: Method) -> DataOptions:
@@ -49,4 +50,5 @@ def with_what_is_needed(data: DataOptions, method: Method) -> DataOptions:
 
 def _check_known(name: str, value: object) -> None:
     if value not in _KNOWN[name]:
-        raise UsageError(f"there is no {name} {value!r}", fix=f"choose one of {', '.join(map(str, _KNOWN[name]))}")
+        known = ", ".join(map(str, _KNOWN[name]))
+        raise UsageError(f"there is no {name} {value!r}", at=f"--{name}", fix=f"choose one of {known}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ class OnnxModule(nn.Module):
         """Compute the outputs. inputs: tensors (or numpy arrays) [N, ...], as the ONNX model takes them."""
         if len(inputs) + len(named) != len(self.input_names):
             names = ", ".join(self.input_names)
-            raise UsageError(f"{len(inputs) + len(named)} inputs were given", fix=f"give {names}")
+            what = f"{len(inputs) + len(named)} inputs were given"
+            raise UsageError(what, at=f"{type(self).__name__}(...)", fix=f"give {names}")
         feeds = dict(zip(self.input_names, inputs, strict=False)) | named
         found = self.compute(feeds, self.output_names)
         answers = tuple(found[name] for name in self.output_names)
@@ -111,7 +113,12 @@ class OnnxModule(nn.Module):
         operands = [None if name is None else values[name] for name in step.reads]
         if any(isinstance(o, Tensor) and o.device.type != "cpu" for o in operands):
             operands = list(_gathered(operands, step.host))
-        made = step.run(*operands, training=self.training) if step.modal else step.run(*operands)
+        try:
+            made = step.run(*operands, training=self.training) if step.modal else step.run(*operands)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise _uncomputed(step, operands, error) from error
         if len(step.writes) == 1 and not isinstance(made, tuple):
             values[step.writes[0]] = made
         else:
@@ -175,6 +182,21 @@ def _gathered(operands: Sequence[Any], host: tuple[int, ...]) -> Iterator[Any]:
     device = next(o.device for o in operands if isinstance(o, Tensor) and o.device.type != "cpu")
     for index, operand in enumerate(operands):
         yield operand.to(device) if isinstance(operand, Tensor) and index not in host else operand
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether there was no room: of main memory PyTorch says so with a plain RuntimeError."""
+    told = re.search("out of memory|allocate memory", str(error))
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(told)
+
+
+def _uncomputed(step: Step, operands: Sequence[Any], error: Exception) -> ModelError:
+    shapes = ", ".join("x".join(map(str, o.shape)) or "()" for o in operands if isinstance(o, Tensor))
+    return ModelError(
+        f"PyTorch cannot compute this node of operands of shape {shapes}: {str(error).splitlines()[0][:200]}",
+        at=step.name,
+        fix="give inputs as the ONNX model takes them, and check that onnxruntime runs it on them",
+    )
 
 
 def _steps(graph: Graph, weights: Weights) -> Iterator[Step]:

@@ -104,7 +104,7 @@ def _recipe(given: str | Path | Embedded | Mapping[str, Any]) -> Embedded:
         try:
             return parse(given)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise StatsError(f"this is no recipe ({error})", fix="give the pruned file") from None
+            raise StatsError(f"this is no recipe ({error})", at="recipe", fix="give the pruned file") from None
     found = read_embedded(given)
     if found is None:
         raise StatsError("the model has no recipe inside", at=str(given), fix="give a file that `pfa-onnx prune` wrote")

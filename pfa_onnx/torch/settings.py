@@ -39,6 +39,7 @@ def refuse_paths(pruned: Path, teacher: Path | None, output: Path, *, labels: bo
     if teacher is None and not labels:
         raise UsageError(
             "there is nothing to learn from: neither a teacher nor labels",
+            at="--teacher",
             fix="give --teacher ORIGINAL, or --labels with data that has them",
         )
     if teacher is not None and teacher.exists():
@@ -113,7 +114,8 @@ def objective_of(
     classes = _classes(made, scores, feed, dataset, needed=chosen.labels)
     floats = tuple(name for name in student.output_names if made[name].is_floating_point())
     if teacher is not None and not floats:
-        raise UsageError("no output is a float: there is nothing to compare", fix="give --labels")
+        names = ", ".join(student.output_names)
+        raise UsageError("no output is a float: there is nothing to compare", at=names, fix="give --labels")
     objective = Objective(
         outputs=floats if teacher is not None else (scores,) if scores else (),
         scores=scores,

@@ -6,7 +6,6 @@ load both -> check that they belong together -> look at the data -> train -> wri
 from __future__ import annotations
 
 import json
-import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,7 @@ from pfa_onnx.steps.measure import describe_model, learn_shapes, open_dataset, p
 from pfa_onnx.torch.checkpoint import read_history
 from pfa_onnx.torch.feed import Feed
 from pfa_onnx.torch.files import with_weights
-from pfa_onnx.torch.module import OnnxModule
+from pfa_onnx.torch.module import OnnxModule, is_out_of_memory
 from pfa_onnx.torch.settings import (
     batch_size,
     device_of,
@@ -60,7 +59,8 @@ def finetune(
     device = device_of(data.providers)
     student = OnnxModule(graph).to(device)
     if not list(student.parameters()):
-        raise ModelError("there is nothing to train: no weight is a float", at=str(pruned))
+        what = "there is nothing to train: no weight is a float"
+        raise ModelError(what, at=str(pruned), fix="fine-tune it before it is quantized")
     original = None if teacher is None else load(teacher)
     if original is not None:
         refuse_teacher(graph, original, recipe, chosen, hooks)
@@ -101,10 +101,11 @@ def finetune(
     if ended is None or found.best:
         refuse_changed(graph)
         write(_tuned(student, found, result, known), output)
+    if ended is None or isinstance(ended, TrainingError):  # the same steps would lead to the same numbers
+        trainer.checkpoint.unlink(missing_ok=True)
+        remove_leftovers(trainer.checkpoint)
     if ended is not None:
         raise _told(ended, result, hooks)
-    trainer.checkpoint.unlink(missing_ok=True)
-    remove_leftovers(trainer.checkpoint)
     return result
 
 
@@ -115,9 +116,10 @@ def _run(trainer: Trainer, *, resume: bool) -> KeyboardInterrupt | PfaError | No
     except (KeyboardInterrupt, TrainingError, UsageError) as error:
         return error
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+        if not is_out_of_memory(error):
             raise
-        return ModelError("out of memory while the model is trained", fix="use a smaller --batch-size")
+        what = "out of memory while the model is trained"
+        return ModelError(what, at=str(trainer.student.path), fix="use a smaller --batch-size")
     return None
 
 

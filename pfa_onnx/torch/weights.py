@@ -88,17 +88,21 @@ def _is_vector(graph: Graph, value: ir.Value, widths: set[int]) -> bool:
 
 def _roots(graph: Graph, value: ir.Value) -> Iterator[str]:
     """Yield the float initializers and Constant nodes that a constant is made of; scalars are no weights."""
-    node = value.producer()
-    if node is not None and node.op_type != "Constant":
-        if node.op_type not in {"DequantizeLinear", "QuantizeLinear", "CastLike"}:
-            for read in node.inputs:
-                if read is not None:
-                    yield from _roots(graph, read)
-        return
+    waiting: list[ir.Value | None] = [value]
+    while waiting:
+        one = waiting.pop()
+        node = None if one is None else one.producer()
+        if node is not None and node.op_type != "Constant":
+            if node.op_type not in {"DequantizeLinear", "QuantizeLinear", "CastLike"}:
+                waiting += reversed(node.inputs)
+        elif one is not None and _is_weight(graph, one, node):
+            yield str(one.name)
+
+
+def _is_weight(graph: Graph, value: ir.Value, node: ir.Node | None) -> bool:
     tensor = value.const_value if node is None else None
     dtype = tensor.dtype if tensor is not None else ir.DataType.from_numpy(graph.array(value).dtype)
-    if dtype in _FLOATS and (graph.shape_of(value, {}) not in {(), (1,)} or node is None):
-        yield str(value.name)
+    return dtype in _FLOATS and (graph.shape_of(value, {}) not in {(), (1,)} or node is None)
 
 
 def _running(graph: Graph) -> dict[str, int]:

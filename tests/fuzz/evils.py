@@ -11,12 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np  # noqa: E402
-from fuzz import oracle  # noqa: E402
-from fuzz.cases import Case  # noqa: E402
-from fuzz.corpus import Base  # noqa: E402
+import numpy as np
 
-import pfa_onnx.cli  # noqa: E402
+import pfa_onnx.cli
+from fuzz import oracle
+from fuzz.cases import Case
+from fuzz.corpus import Base
 
 CLEAR = "error: it is broken\n  at: model.onnx\n  fix: mend it\n"
 
@@ -65,7 +65,7 @@ EVILS = {
     "no": lambda argv: _ended(1, CLEAR),
     "internal error": lambda argv: _ended(2, f"internal error: IndexError{CLEAR}"),
     "exit code": lambda argv: _ended(3),
-    "exit code: an exception": lambda argv: [][0],
+    "exit code: an exception": lambda argv: {}["nothing"],
     "unclear": lambda argv: _ended(2, "error: it is broken\n"),
     "hang": _forever,
     "crash": _killed,

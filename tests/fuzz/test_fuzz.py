@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from fuzz.evils import EVILS
 
 HERE = Path(__file__).parent

@@ -127,6 +127,17 @@ def test_constant_that_is_an_output_too_stays_whole():
     np.testing.assert_array_equal(arrays(after)[alias.input[0]], arrays(model)["slope"])
 
 
+def test_constant_that_is_an_output_itself_stays_whole():
+    net = Net(np.random.default_rng(0))
+    slope = net.const(net.vector(8, 0.1, 0.4).reshape(8, 1, 1), "slope")
+    model = net.model(net.head(net.op("PRelu", net.conv(net.image(), 3, 8), slope), 8), (slope, [8, 1, 1]))
+    trace = traced(model)
+    after = checked(model, trace, keeping(trace, conv_0=[0, 3]))
+    np.testing.assert_array_equal(arrays(after)["slope"], arrays(model)["slope"])
+    reader = next(node for node in after.graph.node if node.op_type == "PRelu")
+    np.testing.assert_array_equal(arrays(after)[reader.input[1]], arrays(model)["slope"][[0, 3]])
+
+
 def test_constant_that_a_body_reads_stays_whole_and_keeps_its_name():
     net = Net(np.random.default_rng(0))
     slope = net.const(net.vector(8, 0.1, 0.4).reshape(8, 1, 1), "slope")

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
-from networks import exports, feeds
+from networks import NETWORKS, exports, feeds
 from onnx import TensorProto, helper, numpy_helper
-from support import cut_model, random_keeps, settle_model
+from support import cut_model, random_keeps, run, settle_model
 
+from pfa_onnx.cli import main
 from pfa_onnx.errors import ModelError
-from pfa_onnx.graph.external import external_files
+from pfa_onnx.graph.external import SMALL, external_files
 from pfa_onnx.graph.model import load
 
 WEIGHT = np.arange(32, dtype=np.float32).reshape(8, 4)
@@ -60,7 +62,36 @@ def folder(tmp_path):
 def test_data_beside_the_model_is_read(folder):
     graph = load(write(folder, "w.bin"))
     np.testing.assert_array_equal(graph.array(graph.model.graph.initializers["w"]), WEIGHT)
-    assert external_files(graph.model) == {"w.bin"}
+    assert set(graph.stamps) == {"w.bin"}
+
+
+def test_what_is_no_weight_leaves_its_file(tmp_path):
+    """onnxruntime's shape inference reads no axes in another file, once it knows all else about a Slice."""
+    proto = NETWORKS["split_at_a_computed_place"](np.random.default_rng(0))
+    onnx.save(proto, tmp_path / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    graph = load(tmp_path / "model.onnx")
+    kept = {name for name, value in graph.constants.items() if isinstance(value.const_value, ir.ExternalTensor)}
+    assert kept == {name for name, value in graph.constants.items() if value.const_value.nbytes > SMALL}
+    assert any(value.const_value.nbytes <= SMALL for value in graph.constants.values())
+    assert set(graph.stamps) == {"w.bin"}
+
+
+def test_data_of_which_no_length_is_said_goes_no_further_than_its_tensor(tmp_path):
+    """onnx reads all that follows then: what was written did not load."""
+    proto = NETWORKS["plain"](np.random.default_rng(0))
+    onnx.save(proto, tmp_path / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    proto = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for k in reversed(range(len(tensor.external_data))):
+            if tensor.external_data[k].key == "length":
+                del tensor.external_data[k]
+    onnx.save(proto, tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", **feeds(proto, np.random.default_rng(1), n=40))
+    words = ["prune", str(tmp_path / "model.onnx"), "--data", str(tmp_path / "data.npz"), "--allow-few-samples"]
+    assert main([*words, "--uniform", "1.0", "-o", str(tmp_path / "out.onnx")]) == 0
+    run(tmp_path / "out.onnx", feeds(proto, np.random.default_rng(1), n=2))
+    for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer:
+        assert len(tensor.raw_data) == numpy_helper.to_array(tensor).nbytes
 
 
 def test_data_in_a_folder_below_is_read(folder):

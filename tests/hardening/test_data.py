@@ -11,6 +11,7 @@ import struct
 import sys
 import textwrap
 import time
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -523,6 +524,17 @@ def test_array_files_that_lie(tmp_path):
     (tmp_path / "b.npy").write_bytes(content.replace(b"(10, 4)", b"(99, 4)"))
     with pytest.raises(DataError, match="cannot read the arrays"):
         open_data(tmp_path / "b.npy", [ROW])
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_archive_that_claims_more_than_its_bytes_can_be(tmp_path, compressed):
+    """Not one byte is reserved for what cannot be there."""
+    path, stream = tmp_path / "a.npz", io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": (1 << 40,)})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
+        archive.writestr("x.npy", stream.getvalue() + bytes(64))
+    with pytest.raises(DataError, match=r"cannot read the arrays: x.npy is not as large as it says"):
+        open_data(path, [ROW])
 
 
 def test_an_array_file_that_changes_while_it_is_read(tmp_path):

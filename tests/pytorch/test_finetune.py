@@ -206,6 +206,7 @@ def test_a_loss_that_is_no_number_names_the_layer_and_keeps_the_best(pruned, arr
     assert caught.value.at in {node.name for node in onnx.load(pruned).graph.node}
     assert caught.value.exit_code == 1
     assert np.isfinite([np.frombuffer(raw, np.float32).sum() for raw in weights(tmp_path / "out.onnx").values()]).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]  # going on would lead to the same numbers
 
 
 def test_a_rate_that_is_far_too_high_writes_nothing(pruned, arrays, tmp_path):
@@ -220,6 +221,15 @@ def test_a_rate_that_is_far_too_high_writes_nothing(pruned, arrays, tmp_path):
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
+
+
+def test_a_model_that_onnxruntime_does_not_load_is_refused_before_anything_is_trained(pruned, arrays, tmp_path):
+    proto = onnx.load(pruned)
+    proto.ir_version = 1000
+    onnx.save(proto, tmp_path / "new.onnx")
+    with pytest.raises(ModelError, match="onnxruntime cannot load the model"):
+        tune(tmp_path / "new.onnx", arrays / "images.npy", tmp_path / "out.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["new.onnx"]
 
 
 def test_a_teacher_that_is_not_the_original_is_refused(pruned, arrays, tmp_path):

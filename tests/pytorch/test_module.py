@@ -99,6 +99,14 @@ def test_inputs_by_place_or_by_name(small, image):
         module(image, image)
 
 
+def test_inputs_that_do_not_fit_name_the_node_and_the_shapes(small):
+    with pytest.raises(ModelError, match="PyTorch cannot compute this node of operands of shape 2x5x6x6, ") as caught:
+        pt.load(small)(torch.zeros(2, 5, 6, 6))
+    first = onnx.load(small).graph.node[0]
+    assert caught.value.at == (first.name or first.output[0])
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
 def test_any_batch_that_the_graph_takes(small, image):
     module = pt.load(small)
     for count in (1, 3, 8):
