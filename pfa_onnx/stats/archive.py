@@ -96,7 +96,7 @@ class Archive:
 
     def read_header(self) -> Any:
         """Return the header; raises one of BROKEN."""
-        header = json.loads(self.read("header").tobytes())
+        header = typed(json.loads(self.read("header").tobytes()), dict)
         del self.sums["header"]
         return header
 
@@ -111,7 +111,7 @@ class Archive:
 
 
 def refuse_claims(path: Path) -> None:
-    """Look at the arrays of anybody's .npz: raises ValueError for one that claims to be larger than its bytes can be."""
+    """Look at the arrays of anybody's .npz; raises ValueError for one that claims to be larger than it can be."""
     with zipfile.ZipFile(path) as file:
         for info in (one for one in file.infolist() if one.filename.endswith(".npy")):
             with file.open(info) as stream:

@@ -68,7 +68,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             waiting={name: _waiting(archive, k, one.channels) for k, (name, one) in enumerate(stats.moments.items())},
             position=typed(header["position"], int),
             skipped=tuple((typed(name, str), typed(why, str)) for name, why in header["skipped"]),
-            unmeasured={name: _reason(why) for name, why in header["unmeasured"].items()},
+            unmeasured={name: _reason(why) for name, why in typed(header["unmeasured"], dict).items()},
         )
         archive.verify(header)
     return checkpoint

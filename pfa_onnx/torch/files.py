@@ -36,12 +36,18 @@ def with_weights(module: OnnxModule, state: Mapping[str, torch.Tensor]) -> Graph
     graph = load(module.path)
     if graph.sha256 != module.sha256:
         raise ModelError("the model changed while it was being trained", at=str(module.path), fix="train again")
+    refuse_not_finite(state, fix="train with a lower rate")
     values = graph.constants
     for name, tensor in state.items():
         value = values.get(name)
         if value is None:
             raise UsageError(f"the model has no constant {name!r}", at=str(module.path), fix="leave it out")
-        if not torch.isfinite(tensor).all():
-            raise ModelError("a weight is not finite", at=name, fix="train with a lower rate")
         replace_constant(graph, value, np.asarray(tensor.detach().cpu().numpy()))
     return graph
+
+
+def refuse_not_finite(state: Mapping[str, torch.Tensor], fix: str) -> None:
+    """Raise ModelError for a weight that is infinite or not a number."""
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError("a weight is not finite", at=name, fix=fix)

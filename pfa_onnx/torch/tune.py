@@ -22,7 +22,7 @@ from pfa_onnx.steps.embedded import content_of, read_embedded, store
 from pfa_onnx.steps.measure import describe_model, learn_shapes, open_dataset, prepared_by, report_skipped
 from pfa_onnx.torch.checkpoint import read_history
 from pfa_onnx.torch.feed import Feed
-from pfa_onnx.torch.files import with_weights
+from pfa_onnx.torch.files import refuse_not_finite, with_weights
 from pfa_onnx.torch.module import OnnxModule, is_out_of_memory
 from pfa_onnx.torch.settings import (
     batch_size,
@@ -61,6 +61,7 @@ def finetune(
     if not list(student.parameters()):
         what = "there is nothing to train: no weight is a float"
         raise ModelError(what, at=str(pruned), fix="fine-tune it before it is quantized")
+    refuse_not_finite(student.state_dict(), fix="export the model again: nothing can be learned from there")
     original = None if teacher is None else load(teacher)
     if original is not None:
         refuse_teacher(graph, original, recipe, chosen, hooks)

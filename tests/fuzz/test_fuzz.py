@@ -51,6 +51,18 @@ def test_many_more_of_them(tmp_path):
     _campaign(tmp_path, 5000, "--seed", SEED)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["model", "statistics", "recipe", "embedded"])
+def test_files_that_are_broken_by_what_they_reach(target, tmp_path):
+    """What libFuzzer finds is an error of its own, not one of this project's."""
+    pytest.importorskip("atheris")
+    found = subprocess.run(
+        [sys.executable, HERE / "guided.py", target, tmp_path, "-runs=30000", "-seed=1", f"-artifact_prefix={tmp_path}/"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-4000:]
+
+
 def test_a_case_is_the_same_whenever_it_is_made(tmp_path):
     script = (
         "import sys, hashlib, pathlib, tempfile\n"

@@ -16,7 +16,7 @@ from support import cut_model, random_keeps, run, settle_model
 
 from pfa_onnx.cli import main
 from pfa_onnx.errors import ModelError
-from pfa_onnx.graph.external import SMALL, external_files
+from pfa_onnx.graph.external import SMALL
 from pfa_onnx.graph.model import load
 
 WEIGHT = np.arange(32, dtype=np.float32).reshape(8, 4)

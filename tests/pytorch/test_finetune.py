@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 torch = pytest.importorskip("torch", minversion="2.4")
 
@@ -221,6 +222,19 @@ def test_a_rate_that_is_far_too_high_writes_nothing(pruned, arrays, tmp_path):
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
+
+
+def test_a_weight_that_is_no_number_is_refused_before_anything_is_trained(pruned, arrays, tmp_path):
+    proto = onnx.load(pruned)
+    weight = next(tensor for tensor in proto.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0, 0, 0] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(proto, tmp_path / "nan.onnx")
+    with pytest.raises(ModelError, match="a weight is not finite") as caught:
+        tune(tmp_path / "nan.onnx", arrays / "images.npy", tmp_path / "out.onnx")
+    assert caught.value.at == weight.name
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.onnx"]
 
 
 def test_a_model_that_onnxruntime_does_not_load_is_refused_before_anything_is_trained(pruned, arrays, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import zipfile
 from dataclasses import replace
 
@@ -10,10 +12,11 @@ import pytest
 
 from pfa_onnx.errors import StatsError
 from pfa_onnx.recipe import Reason
+from pfa_onnx.stats.archive import CHECKSUM, Archive
 from pfa_onnx.stats.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfa_onnx.stats.covariance import Accumulator
 from pfa_onnx.stats.parts import Part
-from pfa_onnx.stats.statsfile import StatsFile, load_stats, save_stats
+from pfa_onnx.stats.statsfile import StatsFile, glance, load_stats, save_stats
 
 ROWS = (np.random.default_rng(0).normal(size=(1500, 7)) * 3 + 100).astype(np.float32)
 
@@ -81,3 +84,64 @@ def test_a_broken_checkpoint_says_so(tmp_path):
         archive.writestr("header.npy", b"")
     with pytest.raises(StatsError, match="broken"):
         load_checkpoint(tmp_path / "c")
+
+
+ODD = (None, True, -1, 1 << 70, 0.5, "", "text", [], [None], [[]], {}, {"a": None})
+
+
+def paths(content, at=()):
+    """Every place in a JSON document."""
+    yield at
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in inner:
+        yield from paths(value, (*at, key))
+
+
+def with_header(path, change):
+    """The same file with another header, and a checksum that holds where there can be one."""
+    new = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(new, "w") as file:
+        before, after = Archive(old), Archive(file)
+        header = before.read_header()
+        for name in sorted(before.names() - {"header"}):
+            after.write(name, before.read(name))
+        header.pop(CHECKSUM)
+        header = change(header)
+        if isinstance(header, dict):
+            after.write_header(header)
+        else:
+            after.write("header", np.frombuffer(json.dumps(header).encode(), np.uint8))
+    path.write_bytes(new.getvalue())
+
+
+@pytest.mark.parametrize("read", [load_checkpoint, load_stats, glance])
+def test_anything_anywhere_in_a_header_is_read_or_refused(tmp_path, read):
+    accumulator = Accumulator(7)
+    accumulator.add(ROWS[:200])
+    found = checkpoint(accumulator, 200)
+    whole = tmp_path / "whole"
+    (save_checkpoint(whole, found) if read is load_checkpoint else save_stats(whole, found.stats))
+    with zipfile.ZipFile(whole) as file:
+        places = [at for at in paths(Archive(file).read_header()) if at != (CHECKSUM,)]
+    refused = 0
+    for at in places:
+        for odd in ODD:
+
+            def changed(header, at=at, odd=odd):
+                if not at:
+                    return odd
+                holder = header
+                for key in at[:-1]:
+                    holder = holder[key]
+                holder[at[-1]] = odd
+                return header
+
+            path = tmp_path / "odd"
+            path.write_bytes(whole.read_bytes())
+            with_header(path, changed)
+            try:
+                read(path)
+            except StatsError as error:
+                assert error.at == str(path)
+                refused += 1
+    assert refused > len(places)
