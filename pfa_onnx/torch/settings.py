@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,8 @@ def objective_of(
     if teacher is not None and not floats:
         names = ", ".join(student.output_names)
         raise UsageError("no output is a float: there is nothing to compare", at=names, fix="give --labels")
+    if teacher is not None:
+        _refuse_unlike(made, teacher, first.feeds, floats)
     objective = Objective(
         outputs=floats if teacher is not None else (scores,) if scores else (),
         scores=scores,
@@ -126,6 +128,17 @@ def objective_of(
         teaching=chosen.teaching if chosen.labels else 1.0,
     )
     return objective, classes
+
+
+def _refuse_unlike(made: Tensors, teacher: OnnxModule, feeds: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise UsageError unless the teacher's outputs are of the same shapes."""
+    with torch.no_grad():
+        taught = teacher.compute(feeds, names)
+    for name in names:
+        mine, other = ("x".join(map(str, found[name].shape)) for found in (made, taught))
+        if mine != other:
+            what = f"output '{name}' is {mine} of the model, and {other} of the teacher"
+            raise UsageError(what, at="--teacher", fix="give the model that it was pruned from")
 
 
 def _classes(made: Tensors, scores: str | None, feed: Feed, dataset: Dataset, *, needed: bool) -> dict[str, int] | None:

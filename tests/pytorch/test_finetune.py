@@ -224,6 +224,18 @@ def test_a_rate_that_is_far_too_high_writes_nothing(pruned, arrays, tmp_path):
 # --- what is refused ----------------------------------------------------------------------------------------
 
 
+def test_a_teacher_with_other_outputs_is_refused(pruned, arrays, tmp_path):
+    teacher = onnx.load(MODEL)
+    last = teacher.graph.node[-1]
+    name = last.output[0]
+    last.output[0] = "before"
+    teacher.graph.node.append(onnx.helper.make_node("Concat", ["before", "before"], [name], axis=1))
+    teacher.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(teacher, tmp_path / "teacher.onnx")
+    with pytest.raises(UsageError, match=rf"output '{name}' is \d+x10 of the model, and \d+x20 of the teacher"):
+        tune(pruned, arrays / "images.npy", tmp_path / "out.onnx", replace(QUICK, any_teacher=True), tmp_path / "teacher.onnx")
+
+
 def test_a_weight_that_is_no_number_is_refused_before_anything_is_trained(pruned, arrays, tmp_path):
     proto = onnx.load(pruned)
     weight = next(tensor for tensor in proto.graph.initializer if len(tensor.dims) == 4)
