@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -257,7 +258,7 @@ def check(ctx: click.Context, /, original: Path, pruned: Path, **given: Any) -> 
     run = Run(ctx, reads=(original, pruned))
     from pfa_onnx import pipeline  # noqa: PLC0415
 
-    with run.terminal as terminal:
+    with _errors_told(run.targets.get("junit"), original, pruned), run.terminal as terminal:
         report = pipeline.check(
             original,
             pruned,
@@ -268,6 +269,23 @@ def check(ctx: click.Context, /, original: Path, pruned: Path, **given: Any) -> 
             hooks=terminal.hooks,
         )
     return run.finish(report, None)
+
+
+@contextmanager
+def _errors_told(target: str | None, original: Path, pruned: Path) -> Iterator[None]:
+    """Say in the JUnit file, too, why there is nothing else in it."""
+    try:
+        yield
+    except PfaError as error:
+        from pfa_onnx.report import junit  # noqa: PLC0415
+
+        content = junit.render_error(str(original), str(pruned), error)
+        if target == files.STDOUT:
+            show(content, sys.stdout)
+        elif target is not None:
+            with suppress(PfaError):  # that it cannot be written is the smaller trouble
+                files.write(Path(target), content, "--junit")
+        raise
 
 
 @app.command(cls=params.Verb, short_help="Show what really runs, and how to repair it.", example="pfa-onnx doctor")

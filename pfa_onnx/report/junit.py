@@ -1,15 +1,17 @@
 """A check as JUnit XML: one suite with a test case for each limit, and two for what they rest on.
 
 A case fails exactly where a limit does not hold, so that the file agrees with the exit code; what could not be
-compared or read is skipped, and says why. No times: the same check gives the same bytes.
+compared or read is skipped, and says why. A check that could not be made is an error: an older file must not be taken
+for what it says. No times: the same check gives the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from pfa_onnx.errors import PfaError
 from pfa_onnx.report import words
 from pfa_onnx.results import CheckReport, Gate
 
@@ -18,7 +20,7 @@ _CHANGED = 50  # names of samples that are listed
 
 @dataclass(frozen=True)
 class _Case:
-    """One test case. kind: "failure" or "skipped", where it did not pass, and why; out: what it printed."""
+    """One test case. kind: "failure", "error" or "skipped", where it did not pass, and why; out: what it printed."""
 
     name: str
     kind: str = ""
@@ -30,15 +32,24 @@ class _Case:
 def render(report: CheckReport) -> str:
     """Return the check as XML."""
     cases = [*map(_limit, report.gates), _outputs(report), _data(report)]
-    failed, skipped = (sum(case.kind == kind for case in cases) for kind in ("failure", "skipped"))
-    pair = f"{report.original.path} -> {report.pruned.path}"
-    counts = {"tests": str(len(cases)), "failures": str(failed), "errors": "0", "skipped": str(skipped)}
+    return _suite(cases, f"{report.original.path} -> {report.pruned.path}", _properties(report))
+
+
+def render_error(original: str, pruned: str, error: PfaError) -> str:
+    """Return a check that could not be made as XML: one case, with the error."""
+    return _suite([_Case("the check runs", "error", error.what, details=str(error))], f"{original} -> {pruned}", ())
+
+
+def _suite(cases: Sequence[_Case], pair: str, properties: Iterable[str]) -> str:
+    kinds = {"failures": "failure", "errors": "error", "skipped": "skipped"}
+    counts = {"tests": str(len(cases))}
+    counts |= {name: str(sum(case.kind == kind for case in cases)) for name, kind in kinds.items()}
     body = [line for case in cases for line in _case(case, pair)]
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
         "<testsuites>",
         f"  <testsuite{_attributes({'name': 'pfa-onnx check'} | counts)}>",
-        *(f"    {line}" for line in [*_properties(report), *body]),
+        *(f"    {line}" for line in [*properties, *body]),
         "  </testsuite>",
         "</testsuites>",
     ]

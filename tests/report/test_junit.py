@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import numpy as np
 from report.handmade import CHECKED, HOSTILE, PASSED
 
 from pfa_onnx import pipeline
@@ -116,3 +117,22 @@ def test_the_flag_writes_it_also_when_the_answer_is_no(monkeypatch, tmp_path, ca
     assert main([*common, "--junit", "-", "--json", "-"]) == 2
     assert main(["prune", "a.onnx", "--data", "val", "--kl", "--junit", "c.xml"]) == 2
     assert "--junit is an option of check" in capsys.readouterr().err
+
+
+def test_a_check_that_cannot_be_made_is_an_error_and_no_old_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).write_bytes(b"<no model & nothing>")
+    np.savez("d.npz", x=np.zeros((2, 3), np.float32))
+    (tmp_path / "c.xml").write_text(junit.render(PASSED))
+    common = ["check", "a.onnx", "b.onnx", "--data", "d.npz"]
+    assert main([*common, "--junit", "c.xml"]) == 2
+    told = capsys.readouterr().err.strip()
+    suite = ET.fromstring((tmp_path / "c.xml").read_bytes())[0]
+    assert suite.attrib["errors"] == suite.attrib["tests"] == "1"
+    assert suite[0].attrib["classname"] == "a.onnx -> b.onnx"
+    assert suite[0][0].tag == "error"
+    assert suite[0][0].text == told
+    assert suite[0][0].attrib["message"] in told
+    assert main([*common, "--junit", "-"]) == 2
+    assert capsys.readouterr().out == (tmp_path / "c.xml").read_text()
