@@ -101,7 +101,7 @@ def _case(case: _Case, pair: str) -> Iterator[str]:
         return
     yield f"{start}>"
     if case.kind:
-        details = _text([case.details or case.message])
+        details = _text((case.details or case.message).splitlines())
         yield f"  <{case.kind}{_attributes({'message': case.message})}>{details}</{case.kind}>"
     if case.out:
         yield f"  <system-out>{_text(case.out)}</system-out>"
