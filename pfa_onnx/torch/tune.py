@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pfa_onnx.errors import ModelError, PfaError, TrainingError, UsageError
@@ -35,6 +36,8 @@ from pfa_onnx.torch.settings import (
 )
 from pfa_onnx.torch.trainer import Progressed, Trainer
 
+Shapes = tuple[Mapping[str, tuple[int, ...]], int]
+
 
 def finetune(
     pruned: Path,
@@ -54,15 +57,46 @@ def finetune(
     """
     start, hooks = time.perf_counter(), hooks or Hooks()
     refuse_paths(pruned, teacher, output, labels=chosen.labels)
-    graph = load(pruned)
+    run = _set_up(load(pruned), None if teacher is None else load(teacher), data, chosen, output, hooks)
+    trainer = run.trainer
+    ended = None
+    if not (resume and _is_finished(trainer, output)):
+        ended = _trained(trainer, resume=resume)
+    result = _result(run, output, time.perf_counter() - start)
+    if ended is None or result.best:
+        refuse_changed(run.graph)
+        write(_tuned(trainer, result), output)
+    if ended is None or isinstance(ended, TrainingError):  # the same steps would lead to the same numbers
+        trainer.checkpoint.unlink(missing_ok=True)
+        remove_leftovers(trainer.checkpoint)
+    if ended is not None:
+        raise _told(ended, result, hooks)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """All that a training needs. shapes: of the graph's tensors, and of how many samples."""
+
+    graph: Graph
+    original: Graph | None
+    dataset: Dataset
+    feed: Feed
+    shapes: Shapes
+    trainer: Trainer
+
+
+def _set_up(
+    graph: Graph, original: Graph | None, data: DataOptions, chosen: Training, output: Path, hooks: Hooks
+) -> _Run:
+    """Check that everything fits together, and put it together; nothing is trained or written."""
     recipe = read_embedded(graph)
     device = device_of(data.providers)
     student = OnnxModule(graph).to(device)
     if not list(student.parameters()):
         what = "there is nothing to train: no weight is a float"
-        raise ModelError(what, at=str(pruned), fix="fine-tune it before it is quantized")
+        raise ModelError(what, at=str(graph.path), fix="fine-tune it before it is quantized")
     refuse_not_finite(student.state_dict(), fix="export the model again: nothing can be learned from there")
-    original = None if teacher is None else load(teacher)
     if original is not None:
         refuse_teacher(graph, original, recipe, chosen, hooks)
     mentor = None if original is None else OnnxModule(original).to(device).requires_grad_(requires_grad=False)
@@ -72,45 +106,37 @@ def finetune(
     report_skipped(dataset.skipped, hooks)
     shapes = learn_shapes(graph, {name: array[:1] for name, array in next(feed.judged()).feeds.items()})
     objective, classes = objective_of(student, mentor, feed=feed, dataset=dataset, chosen=chosen, recipe=recipe)
-    known = _known(graph, original, dataset, data, chosen)
     trainer = Trainer(
         student, mentor, feed, objective, chosen,
         classes=classes,
         pictures=pictures_of(graph, dataset, chosen),
         checkpoint=output.with_name(f"{output.name}.partial"),
-        known=known,
+        known=_known(graph, original, dataset, data, chosen),
         hooks=hooks,
     )  # fmt: skip
-    ended = None
-    if not (resume and _is_finished(trainer, output)):
-        ended = _run(trainer, resume=resume)
-    found = trainer.found
-    result = Tuned(
-        model=describe_model(graph, *shapes),
-        teacher=None if teacher is None else str(teacher),
-        data=DataInfo(dataset.source, feed.train, prepared_by(dataset), device.type, feed.size, tuple(dataset.skipped)),
+    return _Run(graph, original, dataset, feed, shapes, trainer)
+
+
+def _result(run: _Run, output: Path, seconds: float) -> Tuned:
+    trainer, dataset, feed, found = run.trainer, run.dataset, run.feed, run.trainer.found
+    device = next(trainer.student.parameters()).device.type
+    return Tuned(
+        model=describe_model(run.graph, *run.shapes),
+        teacher=None if run.original is None else str(run.original.path),
+        data=DataInfo(dataset.source, feed.train, prepared_by(dataset), device, feed.size, tuple(dataset.skipped)),
         held=feed.held,
-        method=method_of(chosen, trainer.pictures, taught=mentor is not None),
+        method=method_of(trainer.chosen, trainer.pictures, taught=run.original is not None),
         history=tuple(found.history),
         best=found.best,
-        trained=sum(weight.numel() for weight in student.parameters()),
-        device=device.type,
+        trained=sum(weight.numel() for weight in trainer.student.parameters()),
+        device=device,
         output=output,
         teacher_accuracy=found.teacher_accuracy,
-        timings={"train": time.perf_counter() - start},
+        timings={"train": seconds},
     )
-    if ended is None or found.best:
-        refuse_changed(graph)
-        write(_tuned(student, found, result, known), output)
-    if ended is None or isinstance(ended, TrainingError):  # the same steps would lead to the same numbers
-        trainer.checkpoint.unlink(missing_ok=True)
-        remove_leftovers(trainer.checkpoint)
-    if ended is not None:
-        raise _told(ended, result, hooks)
-    return result
 
 
-def _run(trainer: Trainer, *, resume: bool) -> KeyboardInterrupt | PfaError | None:
+def _trained(trainer: Trainer, *, resume: bool) -> KeyboardInterrupt | PfaError | None:
     """Train; return what ended it early: an interrupt, a loss that is no number, a full disk or memory."""
     try:
         trainer.run(resume=resume)
@@ -137,13 +163,14 @@ def _told(ended: KeyboardInterrupt | PfaError, result: Tuned, hooks: Hooks) -> K
     return ended
 
 
-def _tuned(student: OnnxModule, found: Progressed, result: Tuned, known: str) -> Graph:
+def _tuned(trainer: Trainer, result: Tuned) -> Graph:
     """Return the graph with the best weights; its recipe says how it was trained."""
-    graph = with_weights(student, found.weights)
+    found = trainer.found
+    graph = with_weights(trainer.student, found.weights)
     content = {
         "best": found.best,
         "history": [asdict(one) for one in found.history],
-        "known": known,
+        "known": trainer.known,
         "method": dict(result.method),
         "samples": result.data.samples,
         "teacher_accuracy": found.teacher_accuracy,
