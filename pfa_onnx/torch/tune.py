@@ -57,7 +57,7 @@ def finetune(
     """
     start, hooks = time.perf_counter(), hooks or Hooks()
     refuse_paths(pruned, teacher, output, labels=chosen.labels)
-    run = _set_up(load(pruned), None if teacher is None else load(teacher), data, chosen, output, hooks)
+    run = _set_up(load(pruned), None if teacher is None else load(teacher), data, chosen, output=output, hooks=hooks)
     trainer = run.trainer
     ended = None
     if not (resume and _is_finished(trainer, output)):
@@ -87,7 +87,7 @@ class _Run:
 
 
 def _set_up(
-    graph: Graph, original: Graph | None, data: DataOptions, chosen: Training, output: Path, hooks: Hooks
+    graph: Graph, original: Graph | None, data: DataOptions, chosen: Training, *, output: Path, hooks: Hooks
 ) -> _Run:
     """Check that everything fits together, and put it together; nothing is trained or written."""
     recipe = read_embedded(graph)
