@@ -1902,6 +1902,16 @@ def _merged(net: Net, y: str, channels: int) -> str:
 
 
 @network
+def outer_product_by_gemm(rng):
+    """A batch of one, turned: what a Gemm makes lies across the channels that it reads, and so does its bias."""
+    net = Net(rng)
+    x = net.block(net.input([1, 3, 16, 16]), 3, 8)
+    x = net.op("Transpose", net.op("Flatten", net.op("GlobalAveragePool", x), axis=1), perm=[1, 0])
+    x = net.op("Reshape", net.relu(net.linear(x, 1, 6)), net.const([1, 48]))
+    return net.model((net.linear(net.relu(net.linear(x, 48, 12)), 12, CLASSES, out="logits"), [1, CLASSES]))
+
+
+@network
 def linear_attention(rng):
     """K^T V first: an outer product of channels, scaled, then read by Q."""
     net = Net(rng)

@@ -152,7 +152,16 @@ def gemm(c: Context) -> None:
     else:
         refuse_inputs(c, "of two activations")
         return
-    c.out(c.plus(2, c.marks[str(c.node.outputs[0].name)]))
+    add_to_made(c, 2)
+
+
+def add_to_made(c: Context, i: int) -> None:
+    """Add operand `i`, if it is given, to what the rule has made so far."""
+    made = str(c.node.outputs[0].name)
+    across = c.across.get(made)
+    if across is not None and c.has(i):
+        c.freeze(across.ids, "lies across other channels, and a bias is added to both")
+    c.out(c.plus(i, c.marks[made]), across=across)
 
 
 @rule("MatMul")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pfa_onnx.graph.context import Context
 from pfa_onnx.graph.movement import Marked
 from pfa_onnx.graph.ops import refuse_inputs, rule
-from pfa_onnx.graph.ops.contraction import conv, gemm, multiply
+from pfa_onnx.graph.ops.contraction import add_to_made, conv, gemm, multiply
 
 _DOMAIN = "com.microsoft"
 
@@ -14,7 +14,7 @@ _DOMAIN = "com.microsoft"
 def fused_conv(c: Context) -> None:
     """A convolution with its activation, and with what is added before it."""
     conv(c)
-    c.out(c.plus(3, c.marks[str(c.node.outputs[0].name)]))
+    add_to_made(c, 3)
 
 
 @rule("FusedGemm", domain=_DOMAIN)
