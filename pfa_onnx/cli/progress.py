@@ -45,6 +45,7 @@ class Bars:
     """A bar for each phase, on standard error, gone when the work is done. width: of the terminal."""
 
     def __init__(self, width: int, *, colours: bool) -> None:
+        self.width = width  # asked for before rich stands in front of standard error
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=max(_SHORTEST, min(_LONGEST, width - _NUMBERS))),

@@ -13,7 +13,8 @@ from pfa_onnx.nearest import nearest
 
 def usage(error: click.ClickException, app: click.Group, words: Sequence[str]) -> str:
     """Return click's complaint about these words of a command line."""
-    what = getattr(error, "message", "") if isinstance(error, click.NoSuchOption) else error.format_message()
+    # releases of click word this one each in its own way
+    what = f"no such option '{error.option_name}'" if isinstance(error, click.NoSuchOption) else error.format_message()
     what = re.sub(r" \(?did you mean .*", "", what.strip(), flags=re.IGNORECASE | re.DOTALL).removesuffix(".")
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "pfa-onnx"

@@ -139,7 +139,7 @@ class Terminal:
 
     def _print(self, text: str) -> None:
         if self._bars is not None:
-            self._bars.print(fitted(printable(text), width_of(sys.stderr), _HANG))
+            self._bars.print(fitted(printable(text), self._bars.width, _HANG))
         else:
             complain(text)
 
