@@ -208,7 +208,8 @@ class Tracer(Context):
         """Nothing has been removed: a statistic runs over all channels."""
 
     def layer(self, i: int, made: Ints, axis: int) -> None:
-        self._layers.append((self.index, i, made, axis))
+        if made.size:  # what makes no channels is no layer
+            self._layers.append((self.index, i, made, axis))
 
     def out(self, marked: Marked, k: int = 0, across: Marked | None = None) -> None:
         if k >= len(self.node.outputs):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pfa_onnx.errors import TrainingError, UsageError
 from pfa_onnx.options import Hooks, Training
@@ -64,8 +64,8 @@ class Trainer:
         self.checkpoint, self.known = checkpoint, known
         self.device = next(student.parameters()).device
         for module in (student, teacher):
-            if module is not None:  # convolutions run a third faster so, on the CPU too
-                module.to(memory_format=torch.channels_last)
+            if module is not None:
+                _put_channels_last(module)
         self.found = Progressed()
         self.optimizer = _optimizer(student, chosen)
         mixed = chosen.precision == "mixed" or (chosen.precision == "auto" and self.device.type == "cuda")
@@ -261,6 +261,13 @@ class _Tally:
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+def _put_channels_last(module: nn.Module) -> None:
+    """Convolutions of pictures run a third faster so, on the CPU too."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:  # what torch itself would do refuses a module with kernels of five axes
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def _optimizer(student: OnnxModule, chosen: Training) -> torch.optim.Optimizer:

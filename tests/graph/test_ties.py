@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from networks import Net, feeds
-from support import settle_model
+from support import saved, settle_model
 
+import pfa_onnx
 from pfa_onnx.recipe import Reason
 
 
@@ -35,3 +36,12 @@ def test_tied(op):
     node = net.nodes[-1]
     why = f"goes with all other channels of its layer: {node.op_type} and nodes before it tie them together"
     assert Reason(why, node.name) in reasons_of(net, net.conv(x, channels, 4))
+
+
+def test_what_makes_no_channels_is_no_layer():
+    """Nobody means such a model, and nobody runs it; a look at it takes it as it is."""
+    net = Net(np.random.default_rng(0))
+    x = net.conv(net.input([2, 3, 16, 16]), 3, 8)
+    nothing = net.op("Conv", x, net.const(np.zeros((0, 8, 3, 3))), net.const(np.zeros(3)))
+    report = pfa_onnx.inspect(saved(net.model(net.head(x, 8), (nothing, [2, 0, 14, 14]))))
+    assert [layer.channels for layer in report.layers] == [8, 10]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from networks import NETWORKS, feeds
 from onnx import numpy_helper
+from support import run
 
 torch = pytest.importorskip("torch", minversion="2.4")
 
 import pfa_onnx  # noqa: E402
-from pfa_onnx import DataOptions, Hooks, Method, Training  # noqa: E402
+from pfa_onnx import DataOptions, Hooks, Method, PlanOptions, Training  # noqa: E402
 from pfa_onnx.cli import main  # noqa: E402
-from pfa_onnx.errors import DataError, ModelError, StatsError, TrainingError, UsageError  # noqa: E402
+from pfa_onnx.errors import DataError, ModelError, PfaError, StatsError, TrainingError, UsageError  # noqa: E402
+from pfa_onnx.torch import load  # noqa: E402
 
 SAMPLE = Path(__file__).parents[2] / "sample_models" / "fashion"
 MODEL, IMAGES = SAMPLE / "model.onnx", SAMPLE / "images"
@@ -219,6 +223,47 @@ def test_a_rate_that_is_far_too_high_writes_nothing(pruned, arrays, tmp_path):
         assert list(tmp_path.iterdir()) == []
     else:
         assert found.best == 0
+
+
+# --- any network --------------------------------------------------------------------------------------------
+
+
+def _tuned_at_all(name, folder):
+    """Cut a network by half and train it for an epoch; the weights change, and the model still runs."""
+    proto = NETWORKS[name](np.random.default_rng(0))
+    model, small, out, data = (folder / name for name in ("model.onnx", "small.onnx", "out.onnx", "data.npz"))
+    onnx.save(proto, model)
+    fed = feeds(proto, np.random.default_rng(1), n=24)
+    np.savez(data, **fed)
+    try:
+        plan = PlanOptions(allow_few_samples=True)
+        pfa_onnx.prune(model, str(data), Method("uniform", ratio=0.5), plan, output=small)
+    except PfaError as error:
+        pytest.skip(f"not cut: {error.what}")
+    try:
+        load(small)
+    except ModelError as error:
+        assert "PyTorch cannot train" in error.what
+        pytest.skip(error.what)
+    try:
+        found = tune(small, data, out, replace(QUICK, epochs=1, augment=()), model)
+    except (DataError, UsageError, ModelError) as error:
+        assert re.search("too few to train|no output is a float|nothing to train", error.what), error
+        pytest.skip(error.what)
+    assert len(found.history) == 2
+    assert all(np.isfinite(one.loss) for one in found.history)
+    run(out, fed)
+
+
+@pytest.mark.parametrize("name", ["conv1d", "conv3d", "attention"])
+def test_kernels_of_any_rank_are_trained(name, tmp_path):
+    _tuned_at_all(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_every_network_is_trained_or_refused_by_name(name, tmp_path):
+    _tuned_at_all(name, tmp_path)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
