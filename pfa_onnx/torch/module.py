@@ -204,7 +204,7 @@ def _steps(graph: Graph, weights: Weights) -> Iterator[Step]:
     refused: dict[str, list[str]] = {}
     for node in graph.nodes:
         same = all(graph.is_constant(v) and str(v.name) not in weights.made for v in node.outputs)
-        if same or node.op_type == "Constant":
+        if same or _kind(node) == "Constant":
             continue
         name = str(node.name or node.outputs[0].name)
         entry = registry.find(node)

@@ -32,7 +32,7 @@ CPU_SECONDS = 25  # of a case, on any machine
 WALL_SECONDS = 150  # of a case that waits for something, on a machine that others use too
 LONGEST = 12.0  # of a model's first run: what never ends is to be stopped
 MEMORY = 3 << 30  # address space beyond what the parent has mapped
-RESIDENT = 1 << 30  # what a small file may cost in memory, beyond what the parent has
+RESIDENT = 2 << 30  # what a small file may cost in memory, beyond what the parent has
 
 FINE = ("fine", "refused", "no")
 
@@ -150,9 +150,9 @@ def _run(case: Case, root: Path) -> tuple[Outcome, int, str]:
 
 
 def _asked_for_the_impossible(error: str) -> bool:
-    """onnxruntime says how much: more than anybody has, and nothing was taken."""
+    """onnxruntime says how much: more than there is, and nothing was taken."""
     found = re.search(r"requested buffer of size (\d+)", error)
-    return found is not None and int(found[1]) > 1 << 40
+    return found is not None and int(found[1]) > MEMORY
 
 
 def _child(case: Case, root: Path) -> None:
