@@ -2017,15 +2017,40 @@ def rotary_from_positions(rng):
 
 
 @network
+def rotary_of_few_frequencies(rng):
+    """A part of each head is turned, by as few frequencies as a Resize could have scales."""
+    return _rotary_from_the_shape(rng, 6)
+
+
+@network
+def class_token_and_branch_first(rng):
+    """What a block adds stands before what it is added to, where a token and positions are alike in all samples."""
+    net = Net(rng)
+    x = net.op("MatMul", net.input(["N", 4, 6], "tokens"), net.const(net.weights(6, 8)))
+    count = net.op("Gather", net.op("Shape", x), net.const([0]))
+    token = net.op("Expand", net.const(net.weights(1, 1, 8)), net.op("Concat", count, net.const([1, 8]), axis=0))
+    x = net.op("Add", net.op("Concat", token, x, axis=1), net.const(net.weights(1, 5, 8)))
+    for _ in range(2):
+        inner = net.op("Add", net.op("MatMul", x, net.const(net.weights(8, 12))), net.const(net.vector(12)))
+        branch = net.op("Add", net.const(net.vector(8)), net.op("MatMul", net.relu(inner), net.const(net.weights(12, 8))))
+        x = net.op("Add", branch, x)
+    return net.model(net.linear(net.op("ReduceMean", x, axes=[1], keepdims=0), 8, CLASSES, out="logits"))
+
+
+@network
 def rotary_from_the_shape(rng):
     """Pictures: coordinates are computed from the shape."""
+    return _rotary_from_the_shape(rng, 10)
+
+
+def _rotary_from_the_shape(rng, count):
     net = Net(rng)
     x = net.input(["N", 5, 6], "tokens")
     length = net.op("Gather", net.op("Shape", x), net.const(1))
     places = net.op("Cast", net.op("Range", net.const(0), length, net.const(1)), to=TensorProto.FLOAT)
-    angles = net.op("Div", net.op("Unsqueeze", places, net.const([1])), net.const(net.vector(10, 1.0, 9.0)))
+    angles = net.op("Div", net.op("Unsqueeze", places, net.const([1])), net.const(net.vector(count, 1.0, 9.0)))
     angles = net.op("Tile", angles, net.const([1, 2]))
     cos, sin = net.op("Cos", angles), net.op("Sin", angles)
-    q, k = (_rotated(net, _heads(net, x, 6, 2, 20), cos, sin, 20) for _ in range(2))
+    q, k = (_rotated(net, _heads(net, x, 6, 2, 2 * count), cos, sin, 2 * count) for _ in range(2))
     scores = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
     return net.model((_merged(net, net.op("MatMul", scores, _heads(net, x, 6, 2, 3)), 6), ["N", 5, 5]))

@@ -352,3 +352,11 @@ def test_a_share_is_never_rounded_up_to_all():
     assert inspection.percent(9_999, 10_000) == "99.9 %"
     assert inspection.percent(10_000, 10_000) == "100.0 %"
     assert inspection.percent(0, 0) == "0.0 %"
+
+
+@pytest.mark.parametrize(
+    "name", ["rotary_of_few_frequencies", "rotary_from_the_shape", "rotary_from_positions", "class_token_and_branch_first"]
+)
+def test_nothing_but_the_output_stays(name):
+    report = pfa_onnx.inspect(support.saved(networks.NETWORKS[name](np.random.default_rng(0))))
+    assert report.free == report.channels > 0

@@ -197,9 +197,9 @@ class Follower(Context):
         ids = new.ids
         for axis in range(old.rank):
             if not old.varies(axis) and ids.shape[axis] > 1:
-                first = np.take(ids, [0], axis=axis)
-                self.same(ids, first)
-                ids = first
+                written, ids = ids, np.take(ids, [0], axis=axis)
+                if (written != ids).any():
+                    self.same(written, ids)
             elif old.varies(axis) and ids.shape[axis] == 1:
                 ids = np.repeat(ids, new.shape[axis], axis=axis)
         shape = tuple(n if old.varies(a) else old.shape[a] for a, n in enumerate(ids.shape))

@@ -16,6 +16,7 @@ from pfa_onnx.graph.movement import Marked
 
 # Shapes and indices computed inside the graph are small; anything larger is data.
 SMALL = 4096
+MOST_SCALES = 5  # numbers of a Resize: one for each axis
 
 
 class Walk(Declarations):
@@ -109,7 +110,7 @@ class Walk(Declarations):
         """Tell numbers that were learned or chosen one a channel from the scales of a Resize."""
         if value is None or not self.graph.is_constant(value):
             return False
-        long = max(self.graph.shape_of(value, self.shapes), default=1) > 8
+        long = max(self.graph.shape_of(value, self.shapes), default=1) > MOST_SCALES
         return long and self.graph.array(value).dtype.kind == "f"
 
     def evaluated(self, inputs: Sequence[Array | None]) -> list[Array]:

@@ -12,7 +12,7 @@ from importlib import import_module
 import onnx_ir as ir
 
 from pfa_onnx.graph.context import Context
-from pfa_onnx.graph.ops.refusals import refusal
+from pfa_onnx.graph.ops.refusals import LOST, refusal
 
 Rule = Callable[[Context], None]
 
@@ -54,8 +54,11 @@ def rule_for(node: ir.Node) -> Rule:
 
 
 def unknown(c: Context) -> None:
-    """Freeze what an operator without a rule reads; what it makes carries no channels."""
-    why = refusal(c.node)
+    """Freeze what an operator without a rule reads; what it makes carries no channels.
+
+    So do nodes whose rule lost track of them, when a cut was rehearsed.
+    """
+    why = refusal(c.node) if rule_for(c.node) is unknown else LOST
     freeze_inputs(c, f"is read by {c.node.op_type}, {why}")
     c.opaque(f"is made by {c.node.op_type}, {why}")
 

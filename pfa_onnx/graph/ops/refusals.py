@@ -10,6 +10,7 @@ import onnx_ir as ir
 from pfa_onnx.graph.model import Graph
 
 NO_RULE = "which has no rule"
+LOST = "behind which a cut of its channels cannot be followed"
 QUANTISED = "a quantised operator: prune the float model, then quantise it"
 FUSED = "which an optimiser fused: prune the model before it is optimised"
 BLOCKED = "which works in onnxruntime's own layout: prune the model before it is optimised for a device"
