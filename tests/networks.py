@@ -2038,6 +2038,33 @@ def class_token_and_branch_first(rng):
 
 
 @network
+def queries_and_registers(rng):
+    """Learned tokens, several of them, one a row: some beside those of the picture, some for themselves."""
+    net = Net(rng)
+    x = net.op("MatMul", net.input(["N", 4, 6], "tokens"), net.const(net.weights(6, 8)))
+    count = net.op("Gather", net.op("Shape", x), net.const([0]))
+    rows = [net.op("Concat", count, net.const([k, 8]), axis=0) for k in (2, 3)]
+    registers = net.op("Expand", net.const(net.weights(1, 2, 8)), rows[0])
+    x = net.op("Concat", registers, x, axis=1)
+    queries = net.op("Add", net.op("Expand", net.const(net.weights(1, 3, 8)), rows[1]), net.const(net.weights(1, 3, 8)))
+    q = net.op("MatMul", queries, net.const(net.weights(8, 10)))
+    k = net.op("Transpose", net.op("MatMul", x, net.const(net.weights(8, 10))), perm=[0, 2, 1])
+    v = net.op("MatMul", x, net.const(net.weights(8, 7)))
+    x = net.op("MatMul", net.op("Softmax", net.op("MatMul", q, k), axis=-1), v)
+    return net.model(net.linear(net.op("ReduceMean", x, axes=[1], keepdims=0), 7, CLASSES, out="logits"))
+
+
+@network
+def pooled_tokens(rng):
+    """A pool over tokens whose window sees one channel at a time."""
+    net = Net(rng)
+    x = net.op("MatMul", net.input(["N", 4, 6], "tokens"), net.const(net.weights(6, 8)))
+    pooled = net.op("AveragePool", net.op("Unsqueeze", x, net.const([1])), kernel_shape=[2, 1], strides=[2, 1])
+    x = net.op("MatMul", net.op("Squeeze", pooled, net.const([1])), net.const(net.weights(8, 5)))
+    return net.model(net.linear(net.op("ReduceMean", x, axes=[1], keepdims=0), 5, CLASSES, out="logits"))
+
+
+@network
 def rotary_from_the_shape(rng):
     """Pictures: coordinates are computed from the shape."""
     return _rotary_from_the_shape(rng, 10)

@@ -12,11 +12,25 @@ from pfa_onnx.graph.ops import rule
 @rule("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
 def pool(c: Context) -> None:
     """Axis 1 passes; the positions of one channel are mixed."""
-    labels = c.channels(c.mark(0), 1)
+    x = c.mark(0)
+    if len(c.node.outputs) == 1 and x.axes and all(_sees_one(c, axis) for axis in x.axes):
+        shape = tuple(x.shape[a] if x.varies(a) else n for a, n in enumerate(c.out_shape()))
+        c.out(Marked(x.ids, shape, x.axes))
+        return
+    labels = c.channels(x, 1)
     if len(c.node.outputs) > 1 and c.node.outputs[1].name:
         c.freeze(labels, "is counted by the indices that MaxPool gives")
     for k in range(len(c.node.outputs)):
         c.vector_out(labels, 1, k)
+
+
+def _sees_one(c: Context, axis: int) -> bool:
+    """Tell whether the window sees one position of an axis of space at a time, and goes on to the next one."""
+    kernel = c.attr("kernel_shape", None)
+    if kernel is None or axis < 2 or c.attr("auto_pad", b"NOTSET") not in {"NOTSET", b"NOTSET"}:
+        return False
+    k, strides, pads = axis - 2, c.attr("strides", [1] * len(kernel)), c.attr("pads", [0] * 2 * len(kernel))
+    return bool(kernel[k] == strides[k] == 1 and pads[k] == pads[k + len(kernel)] == 0)
 
 
 @rule("Resize", "Upsample")

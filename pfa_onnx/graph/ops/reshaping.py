@@ -158,22 +158,30 @@ def _are_places(c: Context) -> bool:
 
 
 def spread(c: Context) -> None:
-    """Spread a learned vector, as class tokens are: it is born with labels of its own."""
-    own = c.operand_shape(0)
+    """Spread learned numbers, as class tokens and queries are: they are born with labels of their own."""
+    own, more = c.operand_shape(0), len(c.out_shape()) - len(c.operand_shape(0))
     wide = [a for a, n in enumerate(own) if n > 1]
-    if len(wide) != 1 or own[wide[0]] != c.out_shape()[wide[0] - len(own)]:
+    stays = [a for a in wide if own[a] == c.out_shape()[a + more]]
+    if not stays or (len(wide) > 1 and not _is_learned(c)):
         c.opaque(f"is a constant spread by {c.node.op_type}")
         return
-    labels = c.born(0, wide[0])
-    c.bind(0, Factor(along(labels, wide[0], len(own))))
+    met = met_along(c, [a + more for a in stays]) if len(stays) > 1 else None
+    axis = stays[-1] if met is None else met - more
+    labels = c.born(0, axis)
+    c.bind(0, Factor(along(labels, axis, len(own))))
     if c.node.op_type == "Expand":
         target = c.original(1)
         assert target is not None
         wanted = np.asarray(target, dtype=np.int64).copy()
-        if wanted[wide[0] - len(own)] > 1:
-            wanted[wide[0] - len(own)] = len(labels)
+        if axis - len(own) >= -len(wanted) and wanted[axis - len(own)] > 1:
+            wanted[axis - len(own)] = len(labels)
         c.rewrite(1, wanted)
-    c.vector_out(labels, wide[0] - len(own))
+    c.vector_out(labels, axis - len(own))
+
+
+def _is_learned(c: Context) -> bool:
+    value = c.input(0)
+    return value is not None and c.graph.array(value).dtype.kind == "f"
 
 
 @rule("Tile")
