@@ -52,7 +52,7 @@ class Follower(Context):
         try:
             rule(self)
         except (ValueError, IndexError) as error:
-            raise self.stuck(f"cannot follow: {error}") from error
+            raise self.stuck("cannot follow: what it reads would no longer fit together") from error
 
     def stuck(self, why: str) -> Stuck:
         """Return the exception that says the current node cannot follow, with all labels that it reads."""

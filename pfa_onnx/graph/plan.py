@@ -196,7 +196,7 @@ def _pin_rows(labels: Labels, trace: Trace, rows: Rows) -> None:
     single = (rows.ids == rows.ids[:, :1]).all(axis=1)
     if single.any() and not stays[single].all():
         node = trace.graph.nodes[rows.index]
-        why = f"is all that one block or piece of a {node.op_type} has"
+        why = f"is all that one block or piece of {node.op_type} has"
         labels.freeze(rows.ids[single], Reason(why, str(node.name or node.outputs[0].name)))
 
 

@@ -171,8 +171,8 @@ class Tracer(Context):
             self.blunt |= {self.index}
             self._binds = {use: factors for use, factors in self._binds.items() if use[0] != self.index}
             for i in self.activations():
-                self.freeze(self.mark(i).ids, f"is read by a {self.node.op_type} of unknown form ({error})")
-            self.opaque(f"is made by a {self.node.op_type} of unknown form")
+                self.freeze(self.mark(i).ids, f"is read by {self.node.op_type} of unknown form ({error})")
+            self.opaque(f"is made by {self.node.op_type} of unknown form")
 
     # --- what a rule declares ------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class Tracer(Context):
             self.across[name] = Marked.of(movement.shrink(across.ids), across.shape)
         if known is not None and known != marked.shape:
             self.freeze(marked.ids, f"has an output of shape {list(known)} where {list(marked.shape)} was expected")
-            self.opaque(f"is the output of a {self.node.op_type} of unexpected shape", k)
+            self.opaque(f"is the output of {self.node.op_type}, of unexpected shape", k)
             return
         self.marks[name] = Marked.of(movement.shrink(marked.ids), marked.shape)
 
