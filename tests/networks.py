@@ -2055,6 +2055,17 @@ def queries_and_registers(rng):
 
 
 @network
+def position_table_resized(rng):
+    """Positions that were learned for pictures of another size: the graph brings them to the size of its own."""
+    net = Net(rng)
+    x = net.conv(net.image(size=8), 3, 8)
+    size = net.op("Slice", net.op("Shape", x), net.const([2]), net.const([4]), net.const([0]))
+    sizes = net.op("Concat", net.const([1, 8]), size, axis=0)
+    table = net.op("Resize", net.const(net.weights(1, 8, 3, 3)), "", "", sizes, mode="linear")
+    return net.model(net.head(net.relu(net.op("Add", x, table)), 8))
+
+
+@network
 def pooled_tokens(rng):
     """A pool over tokens whose window sees one channel at a time."""
     net = Net(rng)

@@ -356,7 +356,7 @@ def test_a_share_is_never_rounded_up_to_all():
 
 @pytest.mark.parametrize(
     "name", ["rotary_of_few_frequencies", "rotary_from_the_shape", "rotary_from_positions", "class_token_and_branch_first",
-             "queries_and_registers", "pooled_tokens"]
+             "queries_and_registers", "pooled_tokens", "position_table_resized"]
 )
 def test_nothing_but_the_output_stays(name):
     report = pfa_onnx.inspect(support.saved(networks.NETWORKS[name](np.random.default_rng(0))))

@@ -103,7 +103,7 @@ class Walk(Declarations):
         shape = self.graph.shape_of(first, self.shapes)
         if self.node.op_type in {"Expand", "Tile"}:
             return movement.size(shape) > 1
-        picks = self.node.op_type in {"Gather", "Slice", "GatherND", "GatherElements"}
+        picks = self.node.op_type in {"Gather", "Slice", "GatherND", "GatherElements", "Resize"}
         return picks and len(shape) > 1 and self.graph.array(first).dtype.kind == "f"
 
     def _is_vector(self, value: ir.Value | None) -> bool:

@@ -6,12 +6,13 @@ it reads: nothing is ever assumed to be element-wise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 
 import onnx_ir as ir
 
-from pfa_onnx.graph.context import Context
+from pfa_onnx.graph.context import Context, Factor
+from pfa_onnx.graph.movement import Marked, along
 from pfa_onnx.graph.ops.refusals import LOST, refusal
 
 Rule = Callable[[Context], None]
@@ -85,6 +86,22 @@ def met_along(c: Context, axes: Iterable[int]) -> int | None:
             if x is not None and x.rank == rank and len(x.axes) == 1 and x.axes[0] in axes:
                 return x.axes[0]
     return None
+
+
+def learned(c: Context, whole: Sequence[int]) -> Marked:
+    """Return the labels of input 0, a learned constant: born along the last axis of those that stay whole.
+
+    Whole numbers are indices, and no channels.
+    """
+    value, shape = c.input(0), c.operand_shape(0)
+    wide = [a for a in whole if shape[a] > 1]
+    if value is None or not wide or c.graph.array(value).dtype.kind != "f":
+        return c.mark(0)
+    axis = wide[-1]
+    labels = c.born(0, axis)
+    ids = along(labels, axis, len(shape))
+    c.bind(0, Factor(ids, "made"))
+    return Marked(ids, (*shape[:axis], len(labels), *shape[axis + 1 :]), (axis,))
 
 
 def freeze_inputs(c: Context, why: str) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pfa_onnx.graph import movement
-from pfa_onnx.graph.context import Context, Factor
+from pfa_onnx.graph.context import Context
 from pfa_onnx.graph.movement import Marked, along
-from pfa_onnx.graph.ops import refuse_inputs, rule, unknown
+from pfa_onnx.graph.ops import learned, refuse_inputs, rule, unknown
 from pfa_onnx.recipe import Ints
 
 
@@ -175,19 +175,8 @@ def gather_elements(c: Context) -> None:
 
 
 def _table(c: Context, picked: Sequence[int]) -> Marked:
-    """Return the labels of a learned constant of which parts are picked: born along the last axis that stays whole.
-
-    Tables of positions and of words are such constants; whole numbers are indices, and no channels.
-    """
-    value, shape = c.input(0), c.operand_shape(0)
-    whole = [a for a, n in enumerate(shape) if n > 1 and a not in picked]
-    if value is None or not whole or c.graph.array(value).dtype.kind != "f":
-        return c.mark(0)
-    axis = whole[-1]
-    labels = c.born(0, axis)
-    ids = along(labels, axis, len(shape))
-    c.bind(0, Factor(ids, "made"))
-    return Marked(ids, (*shape[:axis], len(labels), *shape[axis + 1 :]), (axis,))
+    """Return the labels of a learned constant of which parts are picked, as tables of positions and of words are."""
+    return learned(c, [a for a in range(len(c.operand_shape(0))) if a not in picked])
 
 
 @rule("Trilu", "ReverseSequence", "CenterCropPad")

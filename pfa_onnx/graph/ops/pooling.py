@@ -6,7 +6,7 @@ import numpy as np
 
 from pfa_onnx.graph.context import Context
 from pfa_onnx.graph.movement import Marked
-from pfa_onnx.graph.ops import rule
+from pfa_onnx.graph.ops import learned, rule
 
 
 @rule("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
@@ -36,9 +36,9 @@ def _sees_one(c: Context, axis: int) -> bool:
 @rule("Resize", "Upsample")
 def resize(c: Context) -> None:
     """Labels pass along axes that keep their extent; sizes that restate a channel extent are rewritten."""
-    x = c.mark(0)
     before, after = c.operand_shape(0), c.out_shape()
-    changed = [a for a in range(x.rank) if before[a] != after[a]]
+    changed = [a for a in range(len(before)) if before[a] != after[a]]
+    x = learned(c, [a for a in range(len(before)) if a not in changed][:2]) if c.is_constant(0) else c.mark(0)
     c.freeze_along(x, changed, f"is resized along its channels by {c.node.op_type}")
     ids = c.uniform(x, [a for a in changed if x.varies(a)])
     axes = tuple(a for a in x.axes if a not in changed)
