@@ -89,19 +89,22 @@ def met_along(c: Context, axes: Iterable[int]) -> int | None:
 
 
 def learned(c: Context, whole: Sequence[int]) -> Marked:
-    """Return the labels of input 0, a learned constant: born along the last axis of those that stay whole.
-
-    Whole numbers are indices, and no channels.
-    """
-    value, shape = c.input(0), c.operand_shape(0)
+    """Return the labels of input 0, a learned constant: born along the last axis of those that stay whole."""
+    shape = c.operand_shape(0)
     wide = [a for a in whole if shape[a] > 1]
-    if value is None or not wide or c.graph.array(value).dtype.kind != "f":
+    if not wide or not is_learned(c):
         return c.mark(0)
     axis = wide[-1]
     labels = c.born(0, axis)
     ids = along(labels, axis, len(shape))
     c.bind(0, Factor(ids, "made"))
     return Marked(ids, (*shape[:axis], len(labels), *shape[axis + 1 :]), (axis,))
+
+
+def is_learned(c: Context) -> bool:
+    """Tell whether the constant input 0 was learned: whole numbers are indices, and no channels."""
+    value = c.input(0)
+    return value is not None and c.graph.array(value).dtype.kind == "f"
 
 
 def freeze_inputs(c: Context, why: str) -> None:

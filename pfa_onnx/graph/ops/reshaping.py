@@ -9,7 +9,7 @@ import numpy as np
 from pfa_onnx.graph import movement
 from pfa_onnx.graph.context import Context, Factor
 from pfa_onnx.graph.movement import Marked, along
-from pfa_onnx.graph.ops import met_along, rule, unknown
+from pfa_onnx.graph.ops import is_learned, met_along, rule, unknown
 
 
 @rule("Transpose")
@@ -162,7 +162,7 @@ def spread(c: Context) -> None:
     own, more = c.operand_shape(0), len(c.out_shape()) - len(c.operand_shape(0))
     wide = [a for a, n in enumerate(own) if n > 1]
     stays = [a for a in wide if own[a] == c.out_shape()[a + more]]
-    if not stays or (len(wide) > 1 and not _is_learned(c)):
+    if not stays or (len(wide) > 1 and not is_learned(c)):
         c.opaque(f"is a constant spread by {c.node.op_type}")
         return
     met = met_along(c, [a + more for a in stays]) if len(stays) > 1 else None
@@ -177,11 +177,6 @@ def spread(c: Context) -> None:
             wanted[axis - len(own)] = len(labels)
         c.rewrite(1, wanted)
     c.vector_out(labels, axis - len(own))
-
-
-def _is_learned(c: Context) -> bool:
-    value = c.input(0)
-    return value is not None and c.graph.array(value).dtype.kind == "f"
 
 
 @rule("Tile")
