@@ -155,6 +155,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(whole, tmp_path, saves)
     assert [p.name for p in tmp_path.iterdir()] == ["s.npz"]
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_at_any_moment(whole, tmp_path):
     """No checkpoint is ever half written, and every sample counts once, however often the run dies."""
     path, chance = tmp_path / "s.npz", random.Random(0)

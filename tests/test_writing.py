@@ -142,6 +142,7 @@ for k in count():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 10**9])
 def test_killed_at_any_moment(tmp_path, limit):
     """A process that rewrites its output without end is killed: what is there always loads, data and all."""

@@ -39,11 +39,11 @@ def _campaign(folder: Path, cases: int, *argv: object) -> list[dict]:
 
 def test_broken_files_are_refused_or_cut_right(tmp_path):
     """Seed and number of a failing case are printed; `harness.py --seed S --case N` repeats it."""
-    found = _campaign(tmp_path, 200, "--seed", SEED, "--small")
+    found = _campaign(tmp_path, 120, "--seed", SEED, "--small")
     ends = {one["verdict"] for one in found}
     assert {"fine", "refused"} <= ends <= {"fine", "refused", "no"}
     assert {one["target"] for one in found} >= {"model", "model bytes", "external", "statistics", "recipe"}
-    assert sum(one["compared"] for one in found) >= 5  # with an original that is masked independently
+    assert sum(one["compared"] for one in found) >= 3  # with an original that is masked independently
 
 
 @pytest.mark.slow
