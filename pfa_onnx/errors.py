@@ -15,6 +15,7 @@ The number is the exit code: 1 means "it ran, and the answer is no", 2 means "it
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any, ClassVar
 
@@ -86,3 +87,9 @@ class ProofError(PfaError):
     """The pruned model does not compute what the masked original computes; nothing was written."""
 
     exit_code = 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether there was no room: PyTorch says so with a RuntimeError, of a device and of main memory."""
+    told = isinstance(error, RuntimeError) and re.search("out of memory|allocate memory", str(error))
+    return isinstance(error, MemoryError) or bool(told)

@@ -119,3 +119,19 @@ def run(model: onnx.ModelProto | Path, feeds: Feeds, folder: Path | None = None)
 
 def _runner(proto: onnx.ModelProto, folder: Path | None) -> Runner:
     return Runner(proto.SerializeToString(), providers="cpu", external_dir=folder, threads=1)
+
+
+def two_convolutions(random: np.random.Generator, middle: int, kernel: int, before: list, after: list) -> onnx.ModelProto:
+    """Two of them without biases; before, after: the shapes of their input and output, [N, C, H, W]."""
+    shapes = {"w": (middle, before[1], kernel, kernel), "v": (after[1], middle, kernel, kernel)}
+    weights = [
+        onnx.numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [("first", ["x", "w"], ["a"]), ("last", ["a", "v"], ["y"])]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, s) for name, s in (("x", before), ("y", after))]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", reads, makes, name=name) for name, reads, makes in nodes],
+        "g", [values[0]], [values[1]], weights,
+    )  # fmt: skip
+    return onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)])

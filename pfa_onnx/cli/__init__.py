@@ -10,7 +10,6 @@ runs, so that `--help` is instant.
 from __future__ import annotations
 
 import errno
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,14 +24,13 @@ from pfa_onnx.cli import sweep as _sweep  # noqa: F401
 from pfa_onnx.cli.app import app
 from pfa_onnx.cli.suggestions import usage
 from pfa_onnx.cli.terminal import complain, forgive_encodings, show, width_of_help
-from pfa_onnx.errors import BUG, InternalError, PfaError
+from pfa_onnx.errors import BUG, InternalError, PfaError, is_out_of_memory
 
 # what a disk, a path or the system says no to is no bug
 _REFUSALS = (
     "EACCES", "EAGAIN", "EBUSY", "EDQUOT", "EFBIG", "EIO", "EISDIR", "ELOOP", "EMFILE", "ENAMETOOLONG", "ENFILE",
     "ENOENT", "ENOMEM", "ENOSPC", "ENOTDIR", "EPERM", "EROFS", "ESTALE",
 )  # fmt: skip
-_NO_MEMORY = re.compile("out of memory|allocate memory")  # what torch says
 _NO_THREAD = "can't start new thread"  # all that Python says
 _HERE = "this machine"
 
@@ -98,7 +96,7 @@ def _bug(error: Exception) -> InternalError:
 
 def _refused(error: Exception) -> PfaError | None:
     """Return what to say of an error that is the machine's and not ours; None of a bug."""
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+    if is_out_of_memory(error):
         return PfaError("out of memory", at=_HERE, fix="use a smaller --batch-size")
     if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
         return PfaError(

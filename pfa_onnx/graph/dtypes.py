@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import onnx_ir as ir
 
 from pfa_onnx.graph.model import Graph
+from pfa_onnx.graph.splice import bodies_of
 
 _FLOATS = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
 _CASTS = {"Cast", "CastLike"}
@@ -64,12 +65,9 @@ def _floats(values: Iterable[ir.Value | None], types: Mapping[str, ir.DataType])
 
 def _inside(node: ir.Node) -> Iterator[ir.DataType]:
     """Yield what the bodies of a node say about their own tensors."""
-    for attribute in node.attributes.values():
-        if attribute.type not in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}:
-            continue
-        for body in attribute.value if attribute.type == ir.AttributeType.GRAPHS else [attribute.value]:
-            for inner in body.all_nodes():
-                made = _made(inner, {})
-                if made in _FLOATS:
-                    assert made is not None
-                    yield made
+    for body in bodies_of(node):
+        for inner in body.all_nodes():
+            made = _made(inner, {})
+            if made in _FLOATS:
+                assert made is not None
+                yield made

@@ -25,6 +25,7 @@ from pfa_onnx.graph.evaluate import evaluate, is_pure
 from pfa_onnx.graph.external import external_files, hold_small, stamps_of
 from pfa_onnx.graph.inlining import inline
 from pfa_onnx.graph.order import in_order, those_before
+from pfa_onnx.graph.splice import bodies_of
 from pfa_onnx.recipe import InputSpec, Taken
 
 Array = npt.NDArray[Any]
@@ -247,19 +248,12 @@ def _reads(node: ir.Node) -> set[str | None]:
 def captured(node: ir.Node) -> list[ir.Value]:
     """Return the outer values that a node's subgraphs read."""
     found: list[ir.Value] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            bodies = [attribute.value]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            bodies = list(attribute.value)
-        else:
-            continue
-        for body in bodies:
-            inner = [*body.all_nodes()]
-            local = {id(v) for n in inner for v in n.outputs} | {id(v) for v in body.inputs}
-            local |= {id(v) for v in body.initializers.values()}
-            reads = [v for n in inner for v in n.inputs if v is not None] + list(body.outputs)
-            found += [v for v in reads if id(v) not in local and v.graph is not body]
+    for body in bodies_of(node):
+        inner = [*body.all_nodes()]
+        local = {id(v) for n in inner for v in n.outputs} | {id(v) for v in body.inputs}
+        local |= {id(v) for v in body.initializers.values()}
+        reads = [v for n in inner for v in n.inputs if v is not None] + list(body.outputs)
+        found += [v for v in reads if id(v) not in local and v.graph is not body]
     return found
 
 

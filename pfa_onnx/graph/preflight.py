@@ -148,19 +148,19 @@ def _refuse_twice(names: Iterable[str], known: set[str], what: str) -> None:
 
 def _refuse_circles(nodes: Sequence[NodeProto]) -> None:
     maker = {name: k for k, node in enumerate(nodes) for name in node.output if name}
-    waits = [[maker[name] for name in _reads(node) if name in maker] for node in nodes]
+    waits = [[maker[name] for name in reads(node) if name in maker] for node in nodes]
     left = in_order(waits)[1]
     if left:
         node = nodes[left[0]]
         raise ModelError("the graph has a cycle", at=called(node.name or node.output[0]), fix=_EXPORT)
 
 
-def _reads(node: NodeProto) -> Iterator[str]:
-    """Yield every name that a node may read, those in its bodies included; names that bodies make are among them."""
+def reads(node: NodeProto) -> Iterator[str]:
+    """Yield every name that a node may read, those in its bodies included, less what these make themselves."""
     yield from node.input
     for body in _bodies(node):
         own = {name for inner in body.node for name in inner.output} | {value.name for value in body.input}
-        for name in chain(*map(_reads, body.node), (value.name for value in body.output)):
+        for name in chain(*map(reads, body.node), (value.name for value in body.output)):
             if name not in own:
                 yield name
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,9 +137,8 @@ class Splicer:
                 continue
             reads = {v for v in (*node.inputs, *_captured_by(node)) if v is not None}
             self.graph.remove(node, safe=True)
-            for attribute in node.attributes.values():
-                for body in _bodies(attribute):
-                    _detach(body)
+            for body in bodies_of(node):
+                _detach(body)
             waiting += [maker for v in reads if (maker := v.producer()) is not None]
             for value in reads:
                 self._drop_initializer(value)
@@ -178,16 +177,18 @@ def _take_over(new: ir.Value, old: ir.Value) -> None:
     new.metadata_props.update(old.metadata_props)
 
 
-def _bodies(attribute: ir.Attr) -> Iterable[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return [attribute.value]
-    return attribute.value if attribute.type == ir.AttributeType.GRAPHS else []
+def bodies_of(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs in a node's attributes; those in their nodes are not among them."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.value
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.value
 
 
 def _captured_by(node: ir.Node) -> list[ir.Value]:
     """Return everything that a node's bodies read."""
-    bodies = [body for attribute in node.attributes.values() for body in _bodies(attribute)]
-    return [v for body in bodies for inner in body.all_nodes() for v in inner.inputs if v is not None]
+    return [v for body in bodies_of(node) for inner in body.all_nodes() for v in inner.inputs if v is not None]
 
 
 def _detach(body: ir.Graph) -> None:

@@ -18,6 +18,7 @@ from onnx import helper
 from pfa_onnx.graph import protos
 from pfa_onnx.graph.model import Graph
 from pfa_onnx.graph.pools import POSITIONS, check_nodes, mean_nodes, position_nodes, square_nodes
+from pfa_onnx.graph.preflight import reads
 from pfa_onnx.responses import Pool
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def drop_unread(proto: onnx.ModelProto, wanted: Iterable[str]) -> None:
             continue
         needed.add(name)
         if name in maker:
-            waiting += [*_reads(maker[name]), *maker[name].output]
+            waiting += [*reads(maker[name]), *maker[name].output]
     weights = {tensor.name for tensor in graph.initializer}
     _filter(graph.node, lambda node: any(name in needed for name in node.output))
     _filter(graph.input, lambda value: value.name in needed or value.name not in weights)
@@ -198,18 +199,3 @@ def _filter(items: Any, keep: Callable[[Any], bool]) -> None:
     for k in reversed(range(len(items))):
         if not keep(items[k]):
             del items[k]
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """Return every name a node may read, those in its bodies included."""
-    names = list(node.input)
-    for attribute in node.attribute:
-        for body in (
-            [attribute.g, *attribute.graphs]
-            if attribute.type in {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}
-            else []
-        ):
-            for inner in body.node:
-                names += _reads(inner)
-            names += [value.name for value in body.output]
-    return names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from pfa_onnx.errors import ModelError, UsageError
+from pfa_onnx.errors import ModelError, UsageError, is_out_of_memory
 from pfa_onnx.graph.model import Graph, load
 from pfa_onnx.torch import registry
 from pfa_onnx.torch.dtypes import tensor_of
@@ -182,12 +181,6 @@ def _gathered(operands: Sequence[Any], host: tuple[int, ...]) -> Iterator[Any]:
     device = next(o.device for o in operands if isinstance(o, Tensor) and o.device.type != "cpu")
     for index, operand in enumerate(operands):
         yield operand.to(device) if isinstance(operand, Tensor) and index not in host else operand
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether there was no room: of main memory PyTorch says so with a plain RuntimeError."""
-    told = re.search("out of memory|allocate memory", str(error))
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(told)
 
 
 def _uncomputed(step: Step, operands: Sequence[Any], error: Exception) -> ModelError:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pfa_onnx.errors import ModelError, PfaError, TrainingError, UsageError
+from pfa_onnx.errors import ModelError, PfaError, TrainingError, UsageError, is_out_of_memory
 from pfa_onnx.graph.model import Graph, load, refuse_changed
 from pfa_onnx.options import DataOptions, Hooks, Training
 from pfa_onnx.replacing import remove_leftovers
@@ -24,7 +24,7 @@ from pfa_onnx.steps.measure import describe_model, learn_shapes, open_dataset, p
 from pfa_onnx.torch.checkpoint import read_history
 from pfa_onnx.torch.feed import Feed
 from pfa_onnx.torch.files import refuse_not_finite, with_weights
-from pfa_onnx.torch.module import OnnxModule, is_out_of_memory
+from pfa_onnx.torch.module import OnnxModule
 from pfa_onnx.torch.settings import (
     batch_size,
     device_of,

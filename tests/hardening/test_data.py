@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
+from support import two_convolutions
 
 from pfa_onnx import api
 from pfa_onnx.cli import main
@@ -362,24 +363,8 @@ def test_files_and_folders_that_may_not_be_read(server, tmp_path):
 
 def picture_model(folder) -> Path:
     """A model that takes small pictures."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    random = np.random.default_rng(0)
-    weights = [
-        numpy_helper.from_array(random.standard_normal((6, 3, 3, 3)).astype(np.float32), "w"),
-        numpy_helper.from_array(random.standard_normal((4, 6, 3, 3)).astype(np.float32), "v"),
-    ]
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["x", "w"], ["a"], name="first"),
-            helper.make_node("Conv", ["a", "v"], ["y"], name="last"),
-        ],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4, 4, 4])],
-        weights,
-    )
-    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), folder / "m.onnx")
+    model = two_convolutions(np.random.default_rng(0), 6, 3, ["N", 3, 8, 8], ["N", 4, 4, 4])
+    onnx.save(model, folder / "m.onnx")
     return folder / "m.onnx"
 
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import onnx
 import pytest
+from support import two_convolutions
 
 from pfa_onnx.cli import main
 
@@ -457,24 +458,9 @@ def open_up(*folders: Path) -> None:
 def big(tmp_path) -> SimpleNamespace:
     """A model whose activations are far larger than its weights, and data for it."""
     import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
 
     random = np.random.default_rng(0)
-    weights = [
-        numpy_helper.from_array(random.standard_normal((256, 1, 1, 1)).astype(np.float32), "w"),
-        numpy_helper.from_array(random.standard_normal((4, 256, 1, 1)).astype(np.float32), "v"),
-    ]
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["x", "w"], ["a"], name="first"),
-            helper.make_node("Conv", ["a", "v"], ["y"], name="last"),
-        ],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 64, 64])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4, 64, 64])],
-        weights,
-    )
-    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    model = two_convolutions(random, 256, 1, ["N", 1, 64, 64], ["N", 4, 64, 64])
     onnx.save(model, tmp_path / "big.onnx")
     np.save(tmp_path / "big.npy", random.standard_normal((512, 1, 64, 64)).astype(np.float32))
     return SimpleNamespace(model=tmp_path / "big.onnx", data=tmp_path / "big.npy")
